@@ -1,0 +1,1126 @@
+//! The context: one unit of work. Its handles, its state, and how it ends.
+//!
+//! # Handles
+//! `handles` counts two things in one word: every handle (low half) and those that the user made (high half). A body's handle knows its
+//! slot and is not the user's; clones of it are bodies' handles too, so the user's number cannot rise from zero.
+//!
+//! | row | who | operation | pairs with | why |
+//! |---|---|---|---|---|
+//! | K1 | clone | add Relaxed | | the caller has a handle |
+//! | K2 | drop of the only handle there is | load Acquire | K3 | nobody else can make one: it frees without another operation |
+//! | K3 | drop | sub Release, the last one fence Acquire, then frees | K3 | what others did with the context is before its end |
+//! | K4 | drop of the last handle of the user, with others left | CAS AcqRel: the user's number to 0, its own handle kept; close; K3 | | |
+//!
+//! # The end
+//! The reason is set once (K5), then every slot is closed (S11). A slot that is put in meanwhile is a matter of two words: who inserts
+//! links the slot (T2), then looks at the reason (K6), and closes its own slot if there is one; the closer sets the reason, then
+//! reads the links (T3). All four are SeqCst, so at least one of the two sees the other.
+//!
+//! Memory goes with the last handle of any kind; a [`Held`](crate::Held) is one.
+
+use std::any::{Any, TypeId};
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::hash::{Hash, Hasher};
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::ptr::NonNull;
+use std::task::{Context, Poll};
+
+use foldhash::SharedSeed;
+use foldhash::fast::FoldHasher;
+
+use crate::cycle::Graph;
+use crate::error::{TaskError, TaskErrorKind};
+use crate::links::Links;
+use crate::parallel::{BoxedCall, RunAll};
+#[cfg(feature = "tokio")]
+use crate::parallel::{Calls, Parallel, ParallelAll};
+use crate::run::{Caller, Run, RunFresh};
+use crate::slot::{Node, SlotPtr, Word, meta, new_node, type_id};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering, fence};
+use crate::table::{Gap, Table};
+#[cfg(feature = "tokio")]
+use crate::task::Call;
+use crate::task::{Input, Key, Task};
+use crate::wake::{Hub, Park};
+
+const HANDLE: u64 = 1;
+const USER: u64 = 1 << 32;
+const HANDLES: u64 = USER - 1;
+
+/// How deep tasks may start one another unless [`Builder::max_depth`] says otherwise.
+const MAX_DEPTH: usize = 200_000;
+
+/// The part of a context that does not depend on its state.
+pub(crate) struct Core {
+    handles: AtomicU64,
+    table: Table,
+    seed: &'static SharedSeed,
+    reason: AtomicU8,
+    max_depth: u32,
+    /// There is a deadline or a token to look at; see [`Links`].
+    linked: bool,
+    options: Option<Box<Options>>,
+    graph: Mutex<Graph>,
+    /// Who awaits [`Ctx::cancelled`].
+    hub: AtomicPtr<Hub>,
+    free: unsafe fn(CorePtr),
+}
+
+/// What most contexts do not have.
+#[derive(Default)]
+struct Options {
+    links: Links,
+    fakes: HashMap<TypeId, Box<dyn Any + Send + Sync>>,
+}
+
+/// A context with its state.
+#[repr(C)]
+struct CoreOf<S> {
+    core: Core,
+    state: S,
+}
+
+/// A task's stand-in, as [`Builder::replace`] keeps it.
+pub(crate) type Fake<S, In, T, E> =
+    Box<dyn Fn(Ctx<S>, In) -> Pin<Box<dyn Future<Output = Result<T, E>> + Send>> + Send + Sync>;
+
+/// Why a context is closed; what `Core::reason` holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Reason {
+    Cancelled = 1,
+    #[cfg_attr(not(feature = "tokio"), allow(dead_code))] // deadlines come with tokio
+    Deadline = 2,
+    HandlesGone = 3,
+}
+
+const OPEN: u8 = 0;
+
+/// A context by address; whoever holds one holds or borrows a handle, which keeps the memory.
+#[derive(Clone, Copy)]
+pub(crate) struct CorePtr(NonNull<Core>);
+
+// SAFETY: a context is shared by design; its state, inputs, values and errors are Send and Sync (the bounds of `Ctx` and `Task`).
+unsafe impl Send for CorePtr {}
+// SAFETY: as above.
+unsafe impl Sync for CorePtr {}
+
+impl Deref for CorePtr {
+    type Target = Core;
+    #[inline(always)]
+    fn deref(&self) -> &Core {
+        // SAFETY: whoever holds a `CorePtr` holds or borrows a handle.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+/// A handle that does not keep the context open, without the state's type.
+pub(crate) struct Strong(CorePtr);
+
+impl Strong {
+    pub(crate) fn core(&self) -> CorePtr {
+        self.0
+    }
+}
+
+impl Clone for Strong {
+    fn clone(&self) -> Self {
+        self.0.strong()
+    }
+}
+
+impl Drop for Strong {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+impl CorePtr {
+    /// One more handle (K1).
+    pub(crate) fn strong(self) -> Strong {
+        self.retain(HANDLE);
+        Strong(self)
+    }
+
+    fn retain(self, handles: u64) {
+        // ORDER: Relaxed (K1); the caller has a handle, which is what orders.
+        let old = self.handles.fetch_add(handles, Ordering::Relaxed);
+        if old & HANDLES > HANDLES / 2 {
+            // Two thousand million handles can only be leaked ones; one more could overflow into a use after free.
+            std::process::abort();
+        }
+    }
+
+    /// One handle less (K3).
+    fn release(self) {
+        // ORDER: Release (K3); what this handle did is before the end.
+        if self.handles.fetch_sub(HANDLE, Ordering::Release) & HANDLES == HANDLE {
+            // ORDER: Acquire (K3); pairs with the Release of the others.
+            fence(Ordering::Acquire);
+            self.end();
+        }
+    }
+
+    /// One handle of the user less.
+    #[inline]
+    fn release_user(self) {
+        // ORDER: Acquire (K2); pairs with K3.
+        let w = self.handles.load(Ordering::Acquire);
+        if w == USER | HANDLE && !self.linked {
+            self.end();
+        } else {
+            self.release_one_of_many(w);
+        }
+    }
+
+    #[cold]
+    fn release_one_of_many(self, mut w: u64) {
+        loop {
+            let last = w / USER == 1;
+            let to = w - USER - if last { 0 } else { HANDLE };
+            // ORDER: AcqRel (K3, K4).
+            match self
+                .handles
+                .compare_exchange(w, to, Ordering::AcqRel, Ordering::Acquire)
+            {
+                Ok(_) if last => {
+                    self.close(Reason::HandlesGone);
+                    return self.release();
+                }
+                Ok(_) => return,
+                Err(now) => w = now,
+            }
+        }
+    }
+
+    /// Ends every wait and every run that is under way, once.
+    pub(crate) fn close(self, reason: Reason) {
+        // ORDER: SeqCst (K5); see "The end" above. AcqRel would let the walk miss a slot whose inserter missed the reason.
+        let first =
+            self.reason
+                .compare_exchange(OPEN, reason as u8, Ordering::SeqCst, Ordering::Relaxed);
+        if first.is_err() {
+            return;
+        }
+        // ORDER: SeqCst; makes K5 and T3 one order with T2 and K6 also where the accesses alone would not (loom has no
+        // total order of SeqCst accesses). And with `Cancelled::poll`: its hub is seen here, or the reason there.
+        fence(Ordering::SeqCst);
+        if let Some(options) = &self.options {
+            options.links.disarm();
+        }
+        // ORDER: Relaxed; one handle is this thread's own, so nobody else has a slot or can make one.
+        if reason != Reason::HandlesGone || self.handles.load(Ordering::Relaxed) & HANDLES > HANDLE
+        {
+            self.table.each(|slot| slot.close(self));
+        }
+        // ORDER: Acquire; pairs with the making of the hub.
+        let hub = self.hub.load(Ordering::Acquire);
+        // SAFETY: the hub lives as long as the context.
+        if let Some(hub) = unsafe { hub.as_ref() } {
+            hub.wake_all();
+        }
+    }
+
+    #[inline]
+    fn end(self) {
+        // SAFETY: this was the last handle, so nobody has the context, a slot or a borrow of either.
+        unsafe { (self.free)(self) };
+    }
+
+    /// The slot for an input, made if there is none.
+    pub(crate) fn find_or_insert<S, F, In, K>(self, hash: u64, key: K) -> SlotPtr
+    where
+        S: Send + Sync + 'static,
+        F: Task<S, In>,
+        In: Input + Input<K>,
+    {
+        match self.table.find(hash, |slot| is::<S, F, In, K>(slot, &key)) {
+            Ok((slot, _)) => slot,
+            Err(gap) => self.insert::<S, F, In, K>(gap, hash, key),
+        }
+    }
+
+    #[inline(never)]
+    fn insert<S, F, In, K>(self, gap: Gap<'_>, hash: u64, key: K) -> SlotPtr
+    where
+        S: Send + Sync + 'static,
+        F: Task<S, In>,
+        In: Input + Input<K>,
+    {
+        let new = New(new_node::<S, F, In>(hash, In::from_key(key)));
+        // SAFETY: the node was just made for these types.
+        let node = unsafe { Node::<In, F::Value>::of(new.0) };
+        match gap.insert(new.0, |slot| is::<S, F, In, In>(slot, &node.input)) {
+            Ok(()) => self.inserted(new),
+            Err((theirs, _)) => theirs,
+        }
+    }
+
+    /// K6, after T2.
+    fn inserted(self, new: New) -> SlotPtr {
+        let slot = new.0;
+        std::mem::forget(new);
+        // ORDER: SeqCst; see `close`.
+        #[cfg(loom)]
+        fence(Ordering::SeqCst);
+        // ORDER: SeqCst (K6); see "The end" above.
+        if self.reason.load(Ordering::SeqCst) != OPEN {
+            slot.close(self);
+        }
+        slot
+    }
+}
+
+/// A slot that is not in the table yet: freed if `Eq` of an input unwinds, or if somebody else was first.
+struct New(SlotPtr);
+
+impl Drop for New {
+    fn drop(&mut self) {
+        // SAFETY: it was not linked, so nobody else has it.
+        unsafe { self.0.free() };
+    }
+}
+
+/// Whether the slot is the one for this task and input.
+#[inline(always)]
+fn is<S, F, In, K>(slot: SlotPtr, key: &K) -> bool
+where
+    S: Send + Sync + 'static,
+    F: Task<S, In>,
+    In: Input + Input<K>,
+{
+    let mine = meta::<S, F, In>();
+    // The same address is the same type; a copy of the constant elsewhere in the program is not the same address.
+    if !std::ptr::eq(slot.meta, mine) && slot.meta.type_id != mine.type_id {
+        return false;
+    }
+    // SAFETY: the slot is of these types, as its id says.
+    let node = unsafe { Node::<In, F::Value>::of(slot) };
+    Input::<K>::is(&node.input, key)
+}
+
+/// Takes the 64 bits that a `TypeId` gives to a hasher; they are well mixed already.
+struct TypeSeed(u64);
+
+impl Hasher for TypeSeed {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+    fn write_u64(&mut self, n: u64) {
+        self.0 ^= n;
+    }
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Core {
+    fn new(options: Option<Box<Options>>, max_depth: usize, free: unsafe fn(CorePtr)) -> Self {
+        // A model must see the same order of slots in every execution.
+        let seed = if cfg!(loom) {
+            SharedSeed::global_fixed()
+        } else {
+            SharedSeed::global_random()
+        };
+        Self {
+            handles: AtomicU64::new(USER | HANDLE),
+            table: Table::new(),
+            seed,
+            reason: AtomicU8::new(OPEN),
+            max_depth: u32::try_from(max_depth).unwrap_or(u32::MAX),
+            linked: options.as_ref().is_some_and(|o| o.links.any()),
+            options,
+            graph: Mutex::new(Graph::default()),
+            hub: AtomicPtr::new(std::ptr::null_mut()),
+            free,
+        }
+    }
+
+    /// A hasher for inputs of a task: seeded by the process and by the types.
+    #[inline(always)]
+    fn hasher<S, F: Task<S, In>, In: 'static>(&self) -> FoldHasher<'static> {
+        let mut seed = TypeSeed(0);
+        type_id::<S, F, In>().hash(&mut seed);
+        FoldHasher::with_seed(seed.finish(), self.seed)
+    }
+
+    #[inline(always)]
+    fn hash<S, F: Task<S, In>, In: Input<K>, K>(&self, key: &K) -> u64 {
+        let mut hasher = self.hasher::<S, F, In>();
+        In::hash_key(key, &mut hasher);
+        hasher.finish()
+    }
+
+    pub(crate) fn graph(&self) -> &Mutex<Graph> {
+        &self.graph
+    }
+
+    pub(crate) fn fakes(&self) -> Option<&HashMap<TypeId, Box<dyn Any + Send + Sync>>> {
+        self.options.as_ref().map(|options| &options.fakes)
+    }
+
+    #[inline]
+    pub(crate) fn is_closed(&self) -> bool {
+        // ORDER: Acquire; pairs with K5. What a call may do is decided by its slot's word, not by this.
+        self.reason.load(Ordering::Acquire) != OPEN
+    }
+
+    /// The error of a call that the end of the context ended.
+    #[cold]
+    pub(crate) fn closed_error(&self, task: &'static str) -> TaskError {
+        // ORDER: Acquire; pairs with K5, and CLOSED was seen.
+        let reason = self.reason.load(Ordering::Acquire);
+        if reason == Reason::Deadline as u8 {
+            let why = "was not done by the context's deadline; give the context more time, or the task less to do";
+            TaskError::closed(task, TaskErrorKind::DeadlineExceeded, why)
+        } else if reason == Reason::Cancelled as u8 {
+            let why = "was cancelled with its context; call it in a context that is not cancelled";
+            TaskError::closed(task, TaskErrorKind::Cancelled, why)
+        } else {
+            let why = "was cancelled: the last handle that the context's owner held is gone; \
+                       keep a `Ctx` of the owner until the work is done";
+            TaskError::closed(task, TaskErrorKind::Cancelled, why)
+        }
+    }
+}
+
+impl CorePtr {
+    /// Whether a run may start: how deep it would be, and whether the time is up.
+    #[inline]
+    pub(crate) fn check_start(self, slot: SlotPtr, body: Option<SlotPtr>) -> Result<(), TaskError> {
+        if let Some(body) = body
+            && body.depth() >= self.max_depth
+        {
+            return Err(TaskError::too_deep(slot.name(), self.max_depth as usize));
+        }
+        if self.linked {
+            self.check_links();
+            if self.is_closed() {
+                return Err(self.closed_error(slot.name()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a call may wait: a context with a deadline or a token must be told when they come.
+    #[inline]
+    pub(crate) fn check_wait(self, task: &'static str) -> Result<(), TaskError> {
+        if !self.linked {
+            return Ok(());
+        }
+        self.check_links();
+        self.arm(task)
+    }
+
+    /// Closes the context if its deadline has passed or its token was cancelled.
+    #[cold]
+    fn check_links(self) {
+        if let Some(options) = &self.options
+            && let Some(reason) = options.links.due()
+        {
+            self.close(reason);
+        }
+    }
+
+    #[cold]
+    fn arm(self, task: &'static str) -> Result<(), TaskError> {
+        match &self.options {
+            Some(options) if !self.is_closed() => options.links.arm(self, task),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A context: one unit of work, such as a web request. Every task runs at most once in it for each input.
+///
+/// A handle; clones are handles of the same context. A task gets one as its first argument.
+///
+/// # Concurrency
+/// Calls may come from any number of threads. A value that is there is found without a lock, a count or an allocation.
+///
+/// # The end
+/// The context closes when the last handle that *you* made goes, or by [`cancel`](Ctx::cancel), its deadline or its token: bodies are
+/// dropped, and calls that wait return an error. Handles that tasks were given do not keep it open. Its memory goes with the last handle
+/// of any kind. (So a value or a state must not hold one of your handles of the same context: that would be a loop.)
+///
+/// # Examples
+/// ```
+/// use watershed::{Ctx, TaskError};
+///
+/// struct App { greeting: &'static str }
+///
+/// async fn name(_: Ctx<App>, id: u64) -> Result<String, std::io::Error> { Ok(format!("user {id}")) }
+/// async fn greet(ctx: Ctx<App>, id: u64) -> Result<String, TaskError> {
+///     let name = ctx.run(name, id).await?;                    // &String, shared with everyone in this context
+///     Ok(format!("{}, {name}", ctx.state().greeting))
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let ctx = Ctx::new(App { greeting: "Hello" });              // one per request
+/// assert_eq!(ctx.run(greet, 42).await?, "Hello, user 42");    // runs greet and name
+/// assert_eq!(ctx.run(name, 42).await?, "user 42");            // already there
+/// # Ok::<(), TaskError>(()) }).unwrap();
+/// ```
+pub struct Ctx<S> {
+    core: CorePtr,
+    /// The slot whose body has this handle; none for the user's.
+    body: Option<SlotPtr>,
+    state: PhantomData<S>,
+}
+
+const _: () = assert!(size_of::<Ctx<()>>() == 2 * size_of::<usize>());
+
+impl<S: Send + Sync + 'static> Ctx<S> {
+    /// Makes a context. Tasks read its state with [`state`](Ctx::state).
+    ///
+    /// # Cost
+    /// One allocation of some 300 bytes.
+    pub fn new(state: S) -> Self {
+        Self::make(state, None, MAX_DEPTH)
+    }
+
+    /// Makes a context with a deadline, a cancellation token, or stand-ins for tasks.
+    pub fn builder(state: S) -> Builder<S> {
+        Builder {
+            state,
+            options: Box::default(),
+            max_depth: MAX_DEPTH,
+        }
+    }
+
+    fn make(state: S, options: Option<Box<Options>>, max_depth: usize) -> Self {
+        let core = Box::new(CoreOf {
+            core: Core::new(options, max_depth, Self::free),
+            state,
+        });
+        Self {
+            core: CorePtr(NonNull::from(Box::leak(core)).cast()),
+            body: None,
+            state: PhantomData,
+        }
+    }
+
+    /// # Safety
+    /// The context has this state, and nobody has a handle any more.
+    unsafe fn free(core: CorePtr) {
+        let context = core.0.cast::<CoreOf<S>>();
+        // SAFETY: nobody has a handle, so nobody has a slot.
+        unsafe { core.table.free() };
+        // ORDER: Relaxed; nobody else is there.
+        let hub = core.hub.load(Ordering::Relaxed);
+        // SAFETY: the hub goes with its owner.
+        unsafe { Hub::release(hub) };
+        crate::stack::contain(|| {
+            // SAFETY: it came out of a box (`make`), and this is its end.
+            drop(unsafe { Box::from_raw(context.as_ptr()) });
+        });
+    }
+
+    /// The handle that the body of `slot` gets.
+    pub(crate) fn of_body(core: CorePtr, slot: SlotPtr) -> Self {
+        core.retain(HANDLE);
+        Self {
+            core,
+            body: Some(slot),
+            state: PhantomData,
+        }
+    }
+
+    /// The state that the context was made with.
+    #[inline]
+    pub fn state(&self) -> &S {
+        // SAFETY: the context was made with a state of this type, and this handle keeps it.
+        unsafe { &self.core.0.cast::<CoreOf<S>>().as_ref().state }
+    }
+
+    /// Calls a task: runs it for this input, or joins the run that is under way, or takes what is there.
+    ///
+    /// The input is what the task takes, or a borrowed form of it: `&str` for a `String` allocates on a miss only.
+    ///
+    /// # Concurrency
+    /// One run for all callers; whoever is polled drives it. See [`Run`].
+    ///
+    /// # Cancel safety
+    /// The call may be dropped at any time; the run goes on while anybody wants it. See [`Run`].
+    ///
+    /// # Errors
+    /// * [`Failed`](TaskErrorKind::Failed): the task returned an error; all callers get the same one, and it is kept until
+    ///   [`forget`](Ctx::forget), unless it was marked [`transient`](Ctx::transient).
+    /// * [`Panicked`](TaskErrorKind::Panicked): as `Failed`.
+    /// * [`Cancelled`](TaskErrorKind::Cancelled), [`DeadlineExceeded`](TaskErrorKind::DeadlineExceeded): the context was closed
+    ///   before there was a value. Never kept.
+    /// * [`Cycle`](TaskErrorKind::Cycle): the call would wait for itself.
+    /// * [`TooDeep`](TaskErrorKind::TooDeep): see [`Builder::max_depth`].
+    /// * [`NoRuntime`](TaskErrorKind::NoRuntime): the context has a deadline or a token, the call must wait, and there is no tokio
+    ///   runtime to wait in.
+    ///
+    /// # Panics
+    /// If `Hash`, `Eq` or `Clone` of the input panics in the look-up; nothing is changed then.
+    ///
+    /// # Cost
+    /// A hit allocates nothing, takes no lock and touches no count. A run that is ready at once makes two allocations: the slot and the body.
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::Ctx;
+    /// async fn length(_: Ctx<()>, text: String) -> Result<usize, String> { Ok(text.len()) }
+    ///
+    /// let ctx = Ctx::new(());
+    /// let first: &usize = ctx.run(length, "river").wait().unwrap();
+    /// let again = ctx.run(length, "river").wait().unwrap();
+    /// assert!(std::ptr::eq(first, again));
+    /// ```
+    #[inline]
+    pub fn run<F, In, K>(&self, task: F, input: K) -> Run<'_, S, F::Value>
+    where
+        F: Task<S, In, Future: Send>,
+        In: Input<K>,
+        K: Key<In>,
+    {
+        let _ = task;
+        let core = self.core;
+        let hash = core.hash::<S, F, In, K>(&input);
+        match core
+            .table
+            .find(hash, |slot| is::<S, F, In, K>(slot, &input))
+        {
+            Ok((slot, word)) if word.is_done() => {
+                // SAFETY: the slot is of these types (`is`).
+                let node = unsafe { Node::<In, F::Value>::of(slot) };
+                // SAFETY: `word` says DONE.
+                Run::hit(self, unsafe { node.value() })
+            }
+            Ok((slot, _)) => Run::call(self, slot),
+            Err(gap) => Run::call(self, core.insert::<S, F, In, K>(gap, hash, input)),
+        }
+    }
+
+    /// Runs a task without memoization and gives its value owned: for tasks with effects, which must run at every call.
+    ///
+    /// Takes part in cycle detection, cancellation and depth as [`run`](Ctx::run) does. The tasks that it calls are memoized as ever.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the body is dropped at once; see [`RunFresh`].
+    ///
+    /// # Errors
+    /// As [`run`](Ctx::run).
+    ///
+    /// # Cost
+    /// An empty slot stays until the context ends.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::sync::atomic::{AtomicU32, Ordering};
+    /// use watershed::Ctx;
+    /// async fn send(ctx: Ctx<AtomicU32>, _: ()) -> Result<u32, String> {
+    ///     Ok(ctx.state().fetch_add(1, Ordering::Relaxed))
+    /// }
+    /// let ctx = Ctx::new(AtomicU32::new(0));
+    /// assert_eq!(ctx.run_fresh(send, ()).wait().unwrap(), 0);
+    /// assert_eq!(ctx.run_fresh(send, ()).wait().unwrap(), 1);
+    /// ```
+    pub fn run_fresh<F, In, K>(&self, task: F, input: K) -> RunFresh<'_, S, F::Value>
+    where
+        F: Task<S, In, Future: Send>,
+        In: Input<K>,
+        K: Key<In>,
+    {
+        let _ = task;
+        let new = New(new_node::<S, F, In>(0, In::from_key(input)));
+        self.core.table.push_private(new.0);
+        RunFresh::new(self, self.core.inserted(new))
+    }
+
+    /// Starts a run on the tokio runtime, or joins the one under way, and does not wait. It runs to its end while the context is open,
+    /// whoever else comes and goes.
+    ///
+    /// # Errors
+    /// * [`NoRuntime`](TaskErrorKind::NoRuntime): there is no tokio runtime on this thread.
+    /// * [`Cancelled`](TaskErrorKind::Cancelled), [`DeadlineExceeded`](TaskErrorKind::DeadlineExceeded): the context is closed.
+    ///
+    /// How the run ends is seen by those who call the task.
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::Ctx;
+    /// async fn slow(_: Ctx<()>, n: u64) -> Result<u64, String> { Ok(n + 1) }
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let ctx = Ctx::new(());
+    /// ctx.spawn(slow, 1)?;                            // starts now
+    /// assert_eq!(*ctx.run(slow, 1).await?, 2);        // joins it
+    /// # Ok::<(), watershed::TaskError>(()) }).unwrap();
+    /// ```
+    #[cfg(feature = "tokio")]
+    pub fn spawn<F, In, K>(&self, task: F, input: K) -> Result<(), TaskError>
+    where
+        F: Task<S, In, Future: Send>,
+        In: Input<K>,
+        K: Key<In>,
+    {
+        let _ = task;
+        let hash = self.core.hash::<S, F, In, K>(&input);
+        let slot = self.core.find_or_insert::<S, F, In, K>(hash, input);
+        crate::parallel::spawn(self.core, slot)
+    }
+
+    /// Runs up to twelve calls in parallel: each on the runtime's threads, the last one on the caller's own.
+    ///
+    /// # Concurrency
+    /// As [`run`](Ctx::run): what is there already is taken, and a run that is under way is joined.
+    ///
+    /// # Cancel safety
+    /// Dropped, all its calls are dropped; see [`Run`].
+    ///
+    /// # Errors
+    /// The first error comes at once, and the other calls are dropped: a run that nobody else wants is dropped, and nothing of it is kept.
+    /// [`NoRuntime`](TaskErrorKind::NoRuntime) if more than one call has to run and there is no tokio runtime on this thread.
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::{Ctx, Task};
+    /// async fn user(_: Ctx<()>, id: u64) -> Result<String, String> { Ok(format!("user {id}")) }
+    /// async fn orders(_: Ctx<()>, id: u64) -> Result<Vec<u64>, String> { Ok(vec![id; 3]) }
+    ///
+    /// # tokio::runtime::Builder::new_multi_thread().build().unwrap().block_on(async {
+    /// let ctx = Ctx::new(());
+    /// let (who, list) = ctx.parallel((user.with(7), orders.with(7))).await?;
+    /// assert_eq!((who.as_str(), list.len()), ("user 7", 3));
+    /// # Ok::<(), watershed::TaskError>(()) }).unwrap();
+    /// ```
+    #[cfg(feature = "tokio")]
+    pub fn parallel<C: Calls<S>>(&self, calls: C) -> Parallel<'_, S, C::Values> {
+        Parallel::new(self, calls.into_slots(self))
+    }
+
+    /// Runs any number of calls of one task, at most `limit` at a time (0 counts as 1), on the runtime's threads and the caller's own.
+    /// The values come in the order of the calls.
+    ///
+    /// # Cancel safety, Errors
+    /// As [`parallel`](Ctx::parallel). With a limit of 1 no runtime is needed.
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::{Ctx, Task};
+    /// async fn item(_: Ctx<()>, id: u64) -> Result<u64, String> { Ok(id * 10) }
+    ///
+    /// # tokio::runtime::Builder::new_multi_thread().build().unwrap().block_on(async {
+    /// let ctx = Ctx::new(());
+    /// let items = ctx.parallel_all((1..=5).map(|id| item.with(id)), 3).await?;
+    /// assert_eq!(items, [&10, &20, &30, &40, &50]);
+    /// # Ok::<(), watershed::TaskError>(()) }).unwrap();
+    /// ```
+    #[cfg(feature = "tokio")]
+    pub fn parallel_all<F, In, K>(
+        &self,
+        calls: impl IntoIterator<Item = Call<S, F, In, K>>,
+        limit: usize,
+    ) -> ParallelAll<'_, S, F::Value>
+    where
+        F: Task<S, In, Future: Send>,
+        In: Input<K>,
+        K: Key<In>,
+    {
+        let slots = calls.into_iter().map(|call| self.slot_of(call)).collect();
+        ParallelAll::new(self, slots, limit)
+    }
+
+    /// Runs a list of different calls together; their values are hits afterwards. A router may keep such a list for each route.
+    ///
+    /// They run on the threads of the tokio runtime if there is one, and concurrently on the caller's own otherwise.
+    ///
+    /// # Cancel safety, Errors
+    /// As [`parallel`](Ctx::parallel), but no runtime is needed.
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::{BoxedCall, Ctx, Task};
+    /// async fn user(_: Ctx<()>, id: u64) -> Result<String, String> { Ok(format!("user {id}")) }
+    /// async fn flags(_: Ctx<()>, _: ()) -> Result<Vec<u8>, String> { Ok(vec![1]) }
+    ///
+    /// let route: Vec<BoxedCall<()>> = vec![user.with(7).boxed(), flags.with(()).boxed()];
+    /// let ctx = Ctx::new(());
+    /// ctx.run_all(route.iter().cloned()).wait().unwrap();
+    /// assert_eq!(ctx.peek(user, &7).unwrap().unwrap(), "user 7");
+    /// ```
+    pub fn run_all(&self, calls: impl IntoIterator<Item = BoxedCall<S>>) -> RunAll<'_, S> {
+        RunAll::new(
+            self,
+            calls.into_iter().map(|call| call.slot(self)).collect(),
+        )
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn slot_of<F, In, K>(&self, call: Call<S, F, In, K>) -> SlotPtr
+    where
+        F: Task<S, In, Future: Send>,
+        In: Input<K>,
+    {
+        let hash = self.core.hash::<S, F, In, K>(&call.input);
+        self.core.find_or_insert::<S, F, In, K>(hash, call.input)
+    }
+
+    pub(crate) fn slot_of_input<F, In>(&self, input: In) -> SlotPtr
+    where
+        F: Task<S, In, Future: Send>,
+        In: Input,
+    {
+        let hash = self.core.hash::<S, F, In, In>(&input);
+        self.core.find_or_insert::<S, F, In, In>(hash, input)
+    }
+
+    fn look_up<F, In, Q>(&self, input: &Q) -> Option<(SlotPtr, Word)>
+    where
+        F: Task<S, In>,
+        In: Input + Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let mut hasher = self.core.hasher::<S, F, In>();
+        input.hash(&mut hasher);
+        let is = |slot: SlotPtr| {
+            slot.meta.type_id == type_id::<S, F, In>() && {
+                // SAFETY: the slot is of these types, as its id says.
+                let node = unsafe { Node::<In, F::Value>::of(slot) };
+                node.input.borrow() == input
+            }
+        };
+        self.core.table.find(hasher.finish(), is).ok()
+    }
+
+    /// What is there for this input now: the value, the error, or nothing. Runs nothing and waits for nothing.
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::Ctx;
+    /// async fn double(_: Ctx<()>, n: u64) -> Result<u64, String> { Ok(n * 2) }
+    ///
+    /// let ctx = Ctx::new(());
+    /// assert!(ctx.peek(double, &2).is_none());
+    /// ctx.run(double, 2).wait().unwrap();
+    /// assert_eq!(ctx.peek(double, &2).unwrap().unwrap(), &4);
+    /// ```
+    pub fn peek<F, In, Q>(&self, task: F, input: &Q) -> Option<Result<&F::Value, TaskError>>
+    where
+        F: Task<S, In>,
+        In: Input + Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let _ = task;
+        let (slot, word) = self.look_up::<F, In, Q>(input)?;
+        if word.is_done() {
+            // SAFETY: the slot is of these types (`look_up`).
+            let node = unsafe { Node::<In, F::Value>::of(slot) };
+            // SAFETY: `word` says DONE.
+            Some(Ok(unsafe { node.value() }))
+        } else if word.is_failed() {
+            Some(Err(slot.error()))
+        } else {
+            None
+        }
+    }
+
+    /// Lets the next call run again. True if there was a value, an error or a run under way to forget.
+    ///
+    /// Borrows taken before stay valid: the old value stays in memory until the context ends. A run under way finishes for its own
+    /// callers and does not touch the newer one.
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::Ctx;
+    /// async fn double(_: Ctx<()>, n: u64) -> Result<u64, String> { Ok(n * 2) }
+    ///
+    /// let ctx = Ctx::new(());
+    /// let old = ctx.run(double, 2).wait().unwrap();
+    /// assert!(ctx.forget(double, &2));
+    /// assert!(!ctx.forget(double, &2));
+    /// assert!(ctx.peek(double, &2).is_none());
+    /// assert_eq!(old, &4);
+    /// ```
+    pub fn forget<F, In, Q>(&self, task: F, input: &Q) -> bool
+    where
+        F: Task<S, In>,
+        In: Input + Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let _ = task;
+        self.look_up::<F, In, Q>(input)
+            .is_some_and(|(slot, _)| slot.forget())
+    }
+
+    /// Puts a value in, as if the task had run.
+    ///
+    /// # Errors
+    /// Gives the value back if there is one already, an error, or a run under way, or if the context is closed.
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::Ctx;
+    /// async fn double(_: Ctx<()>, n: u64) -> Result<u64, String> { Ok(n * 2) }
+    ///
+    /// let ctx = Ctx::new(());
+    /// assert_eq!(ctx.prime(double, 2, 5), Ok(()));
+    /// assert_eq!(ctx.prime(double, 2, 6), Err(6));
+    /// assert_eq!(ctx.run(double, 2).wait().unwrap(), &5);
+    /// ```
+    pub fn prime<F, In, K>(&self, task: F, input: K, value: F::Value) -> Result<(), F::Value>
+    where
+        F: Task<S, In>,
+        In: Input<K>,
+        K: Key<In>,
+    {
+        let _ = task;
+        let hash = self.core.hash::<S, F, In, K>(&input);
+        let slot = self.core.find_or_insert::<S, F, In, K>(hash, input);
+        if !slot.claim_prime() {
+            return Err(value);
+        }
+        slot.publish_primed(self.core, || {
+            // SAFETY: the slot is of these types (`find_or_insert`).
+            let node = unsafe { Node::<In, F::Value>::of(slot) };
+            // SAFETY: the claim is ours, and there was no value.
+            unsafe { node.write(value) };
+        });
+        Ok(())
+    }
+
+    /// Marks the failure that this body is about to return: the callers that wait now share it, and it is not kept; the next call runs again.
+    ///
+    /// Gives the error back, so that it fits into `map_err`. A task that passes the error on as a [`TaskError`] is not kept either. Without
+    /// effect when the body succeeds after all, or through a handle that is not a body's own.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::sync::atomic::{AtomicU32, Ordering};
+    /// use watershed::Ctx;
+    ///
+    /// async fn flaky(ctx: Ctx<AtomicU32>, _: ()) -> Result<u32, String> {
+    ///     match ctx.state().fetch_add(1, Ordering::Relaxed) {
+    ///         0 => Err("try later".to_owned()).map_err(|e| ctx.transient(e)),
+    ///         n => Ok(n),
+    ///     }
+    /// }
+    /// let ctx = Ctx::new(AtomicU32::new(0));
+    /// assert!(ctx.run(flaky, ()).wait().is_err());
+    /// assert_eq!(ctx.run(flaky, ()).wait().unwrap(), &1);
+    /// ```
+    pub fn transient<E>(&self, error: E) -> E {
+        if let Some(slot) = self.body {
+            slot.mark_transient();
+        }
+        error
+    }
+
+    /// Closes the context: calls that wait, and later calls that would have to run or wait, return
+    /// [`Cancelled`](TaskErrorKind::Cancelled). Bodies are dropped before this returns, one that is being polled when its poll returns. Values that are
+    /// there are still given.
+    pub fn cancel(&self) {
+        self.core.close(Reason::Cancelled);
+    }
+
+    /// Whether the context is closed: cancelled, past its deadline, or without a handle of its owner.
+    pub fn is_cancelled(&self) -> bool {
+        if self.core.linked {
+            self.core.check_links();
+        }
+        self.core.is_closed()
+    }
+
+    /// Waits until the context is closed.
+    ///
+    /// In a context with a deadline or a token this needs a tokio runtime to be told; without one only [`cancel`](Ctx::cancel) ends it.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub fn cancelled(&self) -> Cancelled<'_, S> {
+        Cancelled {
+            ctx: self,
+            park: Park::Nowhere,
+        }
+    }
+}
+
+impl<S> Ctx<S> {
+    pub(crate) fn core(&self) -> CorePtr {
+        self.core
+    }
+
+    #[inline]
+    pub(crate) fn caller(&self) -> Caller {
+        Caller {
+            core: self.core,
+            body: self.body,
+        }
+    }
+}
+
+impl<S> Clone for Ctx<S> {
+    fn clone(&self) -> Self {
+        self.core.retain(if self.body.is_some() {
+            HANDLE
+        } else {
+            USER | HANDLE
+        });
+        Self {
+            core: self.core,
+            body: self.body,
+            state: PhantomData,
+        }
+    }
+}
+
+impl<S> Drop for Ctx<S> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.body.is_some() {
+            self.core.release();
+        } else {
+            self.core.release_user();
+        }
+    }
+}
+
+impl<S> fmt::Debug for Ctx<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ctx")
+            .field("task", &self.body.map(|slot| slot.name()))
+            .field("closed", &self.core.is_closed())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Waits until a context is closed. Made by [`Ctx::cancelled`].
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct Cancelled<'a, S> {
+    ctx: &'a Ctx<S>,
+    park: Park,
+}
+
+impl<S: Send + Sync + 'static> Future for Cancelled<'_, S> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let core = self.ctx.core;
+        // Without a runtime nobody tells of a deadline; said in the docs.
+        let _ = core.check_wait("cancelled");
+        if core.is_closed() {
+            return Poll::Ready(());
+        }
+        self.park.register(Hub::get_or_make(&core.hub), cx.waker());
+        // ORDER: SeqCst; pairs with the fence in `close`: the hub is seen there, or the reason here.
+        fence(Ordering::SeqCst);
+        if core.is_closed() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}
+
+impl<S> Drop for Cancelled<'_, S> {
+    fn drop(&mut self) {
+        if !matches!(self.park, Park::Nowhere) {
+            self.park.leave(Hub::get_or_make(&self.ctx.core.hub));
+        }
+    }
+}
+
+impl<S> fmt::Debug for Cancelled<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Cancelled").field(self.ctx).finish()
+    }
+}
+
+/// Makes a context with more than a state. Made by [`Ctx::builder`].
+#[must_use = "`build` makes the context"]
+pub struct Builder<S> {
+    state: S,
+    options: Box<Options>,
+    max_depth: usize,
+}
+
+impl<S: Send + Sync + 'static> Builder<S> {
+    /// Closes the context when this much time has passed since now: calls that wait, and later ones that would have to, return
+    /// [`DeadlineExceeded`](TaskErrorKind::DeadlineExceeded). Zero: at once.
+    ///
+    /// The clock is tokio's, and so is the timer: the first call that must wait needs a tokio runtime.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    /// use watershed::{Ctx, TaskErrorKind};
+    /// async fn never(_: Ctx<()>, _: ()) -> Result<(), String> { std::future::pending().await }
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let ctx = Ctx::builder(()).deadline(Duration::from_millis(5)).build();
+    /// let error = ctx.run(never, ()).await.unwrap_err();
+    /// assert_eq!(error.kind(), TaskErrorKind::DeadlineExceeded);
+    /// # });
+    /// ```
+    #[cfg(feature = "tokio")]
+    pub fn deadline(mut self, after: std::time::Duration) -> Self {
+        self.options.links.set_deadline(after);
+        self
+    }
+
+    /// Closes the context when the token is cancelled. The first call that must wait needs a tokio runtime.
+    #[cfg(feature = "tokio")]
+    pub fn cancellation(mut self, token: tokio_util::sync::CancellationToken) -> Self {
+        self.options.links.set_token(token);
+        self
+    }
+
+    /// How deep tasks may start one another; deeper calls return [`TooDeep`](TaskErrorKind::TooDeep). 200,000 unless set; a run that nobody's body
+    /// started has depth 0, and zero allows nothing below it.
+    pub fn max_depth(mut self, tasks: usize) -> Self {
+        self.max_depth = tasks;
+        self
+    }
+
+    /// Puts `fake` in the place of a task in this context: for tests. It may capture; the types are the task's.
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::Ctx;
+    /// async fn rate(_: Ctx<()>, _currency: u32) -> Result<f64, String> { Err("no network in tests".into()) }
+    ///
+    /// let fixed = 1.25;
+    /// let ctx = Ctx::builder(()).replace(rate, move |_, _| async move { Ok(fixed) }).build();
+    /// assert_eq!(ctx.run(rate, 978).wait().unwrap(), &1.25);
+    /// ```
+    pub fn replace<F, In, Fake, Fut>(mut self, task: F, fake: Fake) -> Self
+    where
+        F: Task<S, In>,
+        In: Input,
+        Fake: Fn(Ctx<S>, In) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<F::Value, F::Error>> + Send + 'static,
+    {
+        let _ = task;
+        let fake: self::Fake<S, In, F::Value, F::Error> =
+            Box::new(move |ctx, input| Box::pin(fake(ctx, input)));
+        self.options
+            .fakes
+            .insert(type_id::<S, F, In>(), Box::new(fake));
+        self
+    }
+
+    /// Makes the context.
+    pub fn build(self) -> Ctx<S> {
+        Ctx::make(self.state, Some(self.options), self.max_depth)
+    }
+}
+
+impl<S> fmt::Debug for Builder<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("replaced", &self.options.fakes.len())
+            .field("max_depth", &self.max_depth)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,75 @@
+//! Any async fn is a task that runs **at most once per context and input**, however often, from wherever and in whatever order it is called.
+//!
+//! A context ([`Ctx`]) is one unit of work, such as a web request. The first call of a task runs it; calls that come meanwhile share that run;
+//! later ones take the value that is there, by reference, in a few nanoseconds. So a check such as "is this user subscribed?" may stand in every
+//! function that needs it.
+//!
+//! ```
+//! use watershed::{Ctx, Task, TaskError};
+//! # struct App; struct User { name: String }
+//!
+//! async fn user(ctx: Ctx<App>, id: u64) -> Result<User, std::io::Error> {
+//!     # let _ = (ctx, id);
+//!     Ok(User { name: "Ada".into() })                     // a query, in earnest
+//! }
+//! async fn greeting(ctx: Ctx<App>, id: u64) -> Result<String, TaskError> {
+//!     let who = ctx.run(user, id).await?;                 // &User, shared with everyone in this context
+//!     Ok(format!("Hello, {}", who.name))
+//! }
+//!
+//! # tokio::runtime::Builder::new_multi_thread().build().unwrap().block_on(async {
+//! let ctx = Ctx::new(App);                                // one per request
+//! let hello = ctx.run(greeting, 42).await?;               // runs greeting and user
+//! let who = ctx.run(user, 42).await?;                     // already there: no allocation, no lock
+//! let (a, b) = tokio::try_join!(ctx.run(user, 1), ctx.run(user, 2))?;             // concurrent
+//! let (a, b) = ctx.parallel((user.with(3), greeting.with(3))).await?;             // on all cores
+//! # assert_eq!((hello.as_str(), who.name.as_str()), ("Hello, Ada", "Ada"));
+//! # let _ = (a, b);
+//! # Ok::<(), TaskError>(()) }).unwrap();
+//! ```
+//!
+//! # What it promises
+//! * **One run.** Same task, equal input, same context: one run, and every caller gets the same `&T` or the same error.
+//! * **Nobody stalls anybody.** The run belongs to no caller: one that is dropped, or alive and never polled again, leaves it to the others. The last
+//!   one that goes takes the run with it.
+//! * **No cycles.** Tasks that call each other in a circle do not compile ([`guide::compile_errors`] explains what the compiler says); where a signature hides
+//!   the circle, the call that closes it returns an error that names it.
+//! * **Panics stay inside.** A panic is an error of that call; nothing is poisoned.
+//! * **The context ends everything.** Cancelled, past its deadline, or its last handle dropped: bodies are dropped, nobody waits for ever.
+//!
+//! # When not to use it
+//! * For values that outlive a request: a cache with a time to live is another thing.
+//! * For one future that a few places await: a `Shared` future or a `OnceCell` is simpler.
+//! * For functions with effects that must happen at every call: they are not tasks ([`Ctx::run_fresh`] runs one without memoization).
+//!
+//! # Features
+//! * `tokio` (default): [`Ctx::spawn`], [`Ctx::parallel`], [`Ctx::parallel_all`], deadlines and cancellation tokens. Without it the crate works on any executor.
+//! * `anyhow`: finds the cause inside an `anyhow::Error` that a task returns.
+//! * `serde`: `Serialize` for [`Held`].
+
+#![cfg(not(all(loom, doctest)))] // loom's types work inside a model only
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod context;
+mod cycle;
+mod error;
+pub mod guide;
+mod held;
+mod links;
+mod parallel;
+mod run;
+mod slot;
+mod stack;
+mod sync;
+mod table;
+mod task;
+mod wake;
+
+pub use context::{Builder, Cancelled, Ctx};
+pub use error::{BoxError, TaskError, TaskErrorKind};
+pub use held::Held;
+pub use parallel::{BoxedCall, RunAll};
+#[cfg(feature = "tokio")]
+pub use parallel::{Calls, Parallel, ParallelAll};
+pub use run::{HeldRun, Run, RunFresh};
+pub use task::{Call, Input, Key, Task};

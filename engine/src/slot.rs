@@ -1,0 +1,744 @@
+//! One slot: the run of one task for one input, from nobody's to a value that everybody reads.
+//!
+//! The body's future lives here and not in a caller's frame, so whichever caller is polled and finds it idle and
+//! woken may poll it: no caller can stall the others, whether it is dropped or alive and never polled again.
+//!
+//! # The word
+//! `phase:3 | CONTENDED | DEAD | CLOSED | callers`. *Callers* counts the calls that have joined and not left; it is kept in
+//! every phase that is not terminal, also where there is no body, so that nobody who arrives meanwhile is forgotten.
+//!
+//! ```text
+//!                     prime (claims without a count)
+//!                   +-------------------------------+
+//!                   |                               v
+//!   join + start  +---------+  ready: publish   +------+   +--------+
+//!  EMPTY|n -----> | POLLING | ----------------> | DONE | / | FAILED |   terminal; DEAD may still be added
+//!    ^            +---------+                   +------+   +--------+
+//!    |             |   ^  |
+//!    |     pending |   |  | pending, and (nobody is left or CLOSED)
+//!    |             v   |  |
+//!    |            +------+|  claim: only if the hub is WOKEN
+//!    |            | IDLE ||
+//!    |            +------+|
+//!    |   last leaver | |  | closer (however many callers)
+//!    |               v v  v
+//!    |            +----------+
+//!    +----------- | DROPPING |   the body is dropped here, outside every lock
+//!     EMPTY|n'    +----------+   n' = who joined meanwhile: woken, they start afresh
+//! ```
+//!
+//! # The table
+//! Every loop starts from an Acquire load (S0), and a failed compare-exchange is Acquire. *Wakes* goes through [`Hub`].
+//!
+//! | row | who | from → to | operation | pairs with | why, and what breaks when it is weaker | wakes |
+//! |---|---|---|---|---|---|---|
+//! | S0 | anybody | look | load Acquire | S7 | the outcome is read after it: Relaxed shows DONE before the value | |
+//! | S1 | first caller, or a helper for callers that are counted | EMPTY\|n → POLLING\|n (+1) | CAS AcqRel | S10 | starting is claiming; Acquire: the old body is gone | |
+//! | S2 | arrival | any live phase\|n → same\|n+1 | CAS AcqRel | | refused if DEAD (look up again) or CLOSED | |
+//! | S3 | counted caller, helper | IDLE → POLLING, after it saw WOKEN | CAS AcqRel, then H3 | S5 | Relaxed: two polls race for the body | |
+//! | S4 | who will sleep and did not see IDLE | w → w\|CONTENDED, also if it is set | CAS AcqRel, after it registered | S5, S7, S10, S11 | not at all, or only when unset: a wake that the poller takes is lost on who sleeps | |
+//! | S5 | poller, pending | POLLING → IDLE, CONTENDED cleared | CAS AcqRel | S3, S4 | Release: the body moves to the next poller; Acquire: sees who registered before S4 | if CONTENDED was set and the hub is WOKEN: everyone (S5a) |
+//! | S6 | poller, pending, nobody left or CLOSED | POLLING → DROPPING | same CAS | | otherwise the body stays although nobody waits | by S10 |
+//! | S7 | poller, ready | POLLING → DONE, FAILED (with DEAD if transient) | xor AcqRel, after the outcome is written and the body dropped | S0, S4 | Release: the outcome; Acquire: the hub of who registered | everyone, if anybody else is counted |
+//! | S8 | leaver | n → n-1 | CAS AcqRel | | POLLING\|1 → POLLING\|0 is legal: the poller sees to it (S6) | |
+//! | S9 | last leaver | IDLE\|1 → DROPPING\|0 | one CAS AcqRel | S5 | in two steps an arrival in between joins a body that goes away | by S10 |
+//! | S10 | owner of DROPPING | DROPPING → EMPTY, CONTENDED cleared | and AcqRel, after the body is dropped | S1 | a plain store loses who joined meanwhile | everyone |
+//! | S11 | closer | IDLE\|n → DROPPING\|n\|CLOSED, otherwise w → w\|CLOSED | CAS AcqRel | S4 | see below | everyone, always |
+//! | S12 | forget | w → w\|DEAD | CAS AcqRel | | a flag, so nobody else meets a false phase | |
+//! | S13 | prime | EMPTY\|n → POLLING\|n, then S7 | CAS AcqRel | S10 | writing without the claim races with a start | by S7 |
+//!
+//! # Invariants
+//! * Body, starter and depth are touched by the holder of POLLING or DROPPING only; the outcome is written by the holder of
+//!   POLLING and read by who saw DONE or FAILED.
+//! * The hub exists before IDLE does (S5 makes it), so who sees IDLE sees the hub. Who sleeps without having seen IDLE goes
+//!   through S4, so whoever moves the word next sees what it registered.
+//! * DONE and FAILED never change. A cancellation is never an outcome: a body that ends with its own context's cancellation
+//!   is dropped as if it were pending (S6).
+//! * No user code runs under a lock, and what it panics with is caught: in a body it is the outcome, elsewhere it ends there.
+//!
+//! # What a drop does
+//! | dropped | then |
+//! |---|---|
+//! | a call that was never polled | nothing: it is not counted |
+//! | a parked caller | its waker is taken back, S8; the last one: S9, the body is dropped before the drop returns |
+//! | the caller that drives, between polls | as any other; whoever is polled next after a wake drives on |
+//! | the context | S11 for every slot, then the memory with the last handle |
+
+use std::any::TypeId;
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+use std::task::{Context, Poll};
+
+use crate::context::CorePtr;
+use crate::cycle;
+use crate::error::{TaskError, TaskErrorKind};
+use crate::stack;
+use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use crate::sync::cell::UnsafeCell;
+use crate::wake::{Hub, PollWaker};
+
+mod node;
+pub(crate) use node::{Node, meta, new_node, type_id};
+
+const PHASE: usize = 0b111;
+/// No body. Nobody's, or callers are counted that will start it (a promise, a hop, a restart).
+const EMPTY: usize = 0;
+/// Somebody holds the claim: the body is being made, polled, or its outcome written.
+const POLLING: usize = 1;
+/// A body that nobody polls.
+const IDLE: usize = 2;
+/// Somebody holds the claim to drop the body.
+const DROPPING: usize = 3;
+/// Terminal, with a value.
+const DONE: usize = 4;
+/// Terminal, with an error.
+const FAILED: usize = 5;
+/// Set in both terminal phases and in no other.
+const TERMINAL: usize = 4;
+/// Somebody went to sleep without having seen IDLE; cleared by who leaves POLLING or DROPPING. Set: that one looks for a wake to pass on.
+const CONTENDED: usize = 1 << 3;
+/// Forgotten, or a transient failure: nobody new joins, lookups walk past. Never cleared.
+const DEAD: usize = 1 << 4;
+/// The context is closed: nobody starts or waits, the body goes. Never cleared.
+const CLOSED: usize = 1 << 5;
+/// One caller.
+const ONE: usize = 1 << 6;
+
+/// The part of a slot that does not depend on its types. The first cache line is what a hit reads.
+#[repr(C, align(8))]
+pub(crate) struct Slot {
+    word: AtomicUsize,
+    pub(crate) hash: u64,
+    pub(crate) meta: &'static Meta,
+    pub(crate) children: [AtomicPtr<Slot>; 4],
+    hub: AtomicPtr<Hub>,
+    /// The slot whose body started this run: the edge of the wait graph that a fresh start adds, reversed.
+    pub(crate) starter: AtomicPtr<Slot>,
+    content: UnsafeCell<Content>,
+    pub(crate) waits: cycle::Waits,
+    /// How many starts are above this run.
+    depth: AtomicU32,
+    /// The body called [`Ctx::transient`](crate::Ctx::transient).
+    transient: AtomicBool,
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Slot>() <= 104);
+
+/// The body while there is one (POLLING, IDLE, DROPPING), the error in FAILED.
+union Content {
+    body: Option<NonNull<Body>>,
+    error: ManuallyDrop<TaskError>,
+}
+
+/// What the types of a slot know to do.
+pub(crate) struct Meta {
+    /// Of task, input, value and error together.
+    pub(crate) type_id: TypeId,
+    pub(crate) name: fn() -> &'static str,
+    /// Makes the body. It may unwind: the input is cloned and the task called.
+    start: unsafe fn(SlotPtr, CorePtr) -> NonNull<Body>,
+    /// Finds or makes the slot for an equal input.
+    pub(crate) renew: unsafe fn(SlotPtr, CorePtr) -> SlotPtr,
+    pub(crate) value: unsafe fn(SlotPtr) -> NonNull<()>,
+    drop_value: unsafe fn(SlotPtr),
+    /// Frees the memory and drops the input.
+    free: unsafe fn(SlotPtr),
+}
+
+/// A boxed future, with what its type knows to do in front.
+#[repr(C)]
+pub(crate) struct Body {
+    /// On success the value is in the slot when it returns.
+    poll: unsafe fn(NonNull<Body>, SlotPtr, &mut Context<'_>) -> Poll<Result<(), TaskError>>,
+    drop: unsafe fn(NonNull<Body>),
+}
+
+/// A slot, by address.
+///
+/// It is made from the memory of a slot in a context, and whoever holds one holds or borrows a handle of that
+/// context, which keeps the memory. So it is safe to look through.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SlotPtr(NonNull<Slot>);
+
+// SAFETY: a slot is shared between threads by design: its fields are atomics, or cells that belong to who holds a
+// claim (see the invariants); inputs, values, errors and bodies are Send and Sync as the bounds of `Task` and `run` ask.
+unsafe impl Send for SlotPtr {}
+// SAFETY: as above.
+unsafe impl Sync for SlotPtr {}
+
+impl SlotPtr {
+    /// # Safety
+    /// `slot` is a slot with its whole node, and stays one as long as the new pointer and its copies are used.
+    pub(crate) unsafe fn new(slot: NonNull<Slot>) -> Self {
+        Self(slot)
+    }
+
+    pub(crate) fn as_ptr(self) -> *mut Slot {
+        self.0.as_ptr()
+    }
+
+    /// # Safety
+    /// As for [`SlotPtr::new`], if it is not null.
+    pub(crate) unsafe fn from_raw(slot: *mut Slot) -> Option<Self> {
+        NonNull::new(slot).map(Self)
+    }
+}
+
+impl Deref for SlotPtr {
+    type Target = Slot;
+    #[inline(always)]
+    fn deref(&self) -> &Slot {
+        // SAFETY: the promise of `SlotPtr::new`.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+/// The word as somebody saw it.
+#[derive(Clone, Copy)]
+pub(crate) struct Word(usize);
+
+impl Word {
+    #[inline(always)]
+    pub(crate) fn is_done(self) -> bool {
+        self.0 & PHASE == DONE
+    }
+    pub(crate) fn is_failed(self) -> bool {
+        self.0 & PHASE == FAILED
+    }
+    #[inline(always)]
+    pub(crate) fn is_terminal(self) -> bool {
+        self.0 & TERMINAL != 0
+    }
+    #[inline(always)]
+    pub(crate) fn is_dead(self) -> bool {
+        self.0 & DEAD != 0
+    }
+    pub(crate) fn is_closed(self) -> bool {
+        self.0 & CLOSED != 0
+    }
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 & PHASE == EMPTY
+    }
+    pub(crate) fn is_idle(self) -> bool {
+        self.0 & PHASE == IDLE
+    }
+    fn callers(self) -> usize {
+        self.0 / ONE
+    }
+}
+
+/// What became of trying to drive a slot for the callers that are counted there.
+pub(crate) enum Attempt {
+    /// It is DONE or FAILED.
+    Finished,
+    /// It was driven here.
+    Driven(Poll<()>),
+    /// Somebody else holds the claim, or the body does not want a poll.
+    NotNow,
+    /// Nobody is counted, or the context is closed.
+    NobodyLeft,
+}
+
+impl Slot {
+    pub(crate) fn new(hash: u64, meta: &'static Meta) -> Self {
+        Self {
+            word: AtomicUsize::new(EMPTY),
+            hash,
+            meta,
+            children: Default::default(),
+            hub: AtomicPtr::new(std::ptr::null_mut()),
+            starter: AtomicPtr::new(std::ptr::null_mut()),
+            content: UnsafeCell::new(Content { body: None }),
+            waits: cycle::Waits::new(),
+            depth: AtomicU32::new(0),
+            transient: AtomicBool::new(false),
+        }
+    }
+
+    /// S0.
+    #[inline(always)]
+    pub(crate) fn look(&self) -> Word {
+        // ORDER: Acquire; pairs with S7: the outcome is written before DONE or FAILED is seen.
+        Word(self.word.load(Ordering::Acquire))
+    }
+
+    #[inline]
+    fn change(&self, from: Word, to: usize) -> bool {
+        // ORDER: AcqRel, in every row of the table that is a CAS; the reasons are there. On failure Acquire, as S0.
+        self.word
+            .compare_exchange(from.0, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// S1, by a caller that is not counted yet: it starts the run.
+    #[inline]
+    pub(crate) fn join_and_claim(&self, seen: Word) -> bool {
+        debug_assert!(seen.is_empty() && !seen.is_closed());
+        self.change(seen, (seen.0 | POLLING) + ONE)
+    }
+
+    /// S1, for callers that are counted.
+    pub(crate) fn claim_empty(&self, seen: Word) -> bool {
+        debug_assert!(seen.is_empty() && !seen.is_closed());
+        self.change(seen, seen.0 | POLLING)
+    }
+
+    /// S3.
+    pub(crate) fn claim_idle(&self, seen: Word) -> bool {
+        debug_assert!(seen.is_idle());
+        self.change(seen, seen.0 & !PHASE | POLLING)
+    }
+
+    /// S2.
+    pub(crate) fn join(&self, seen: Word) -> bool {
+        debug_assert!(!seen.is_terminal() && !seen.is_closed());
+        self.change(seen, seen.0 + ONE)
+    }
+
+    /// S4; true if the caller may sleep.
+    pub(crate) fn contend(&self, seen: Word) -> bool {
+        self.change(seen, seen.0 | CONTENDED)
+    }
+
+    /// S13: the claim of [`prime`](crate::Ctx::prime). Refused unless nothing is there and nothing runs.
+    pub(crate) fn claim_prime(&self) -> bool {
+        loop {
+            let w = self.look();
+            if !w.is_empty() || w.is_closed() || w.is_dead() {
+                return false;
+            }
+            if self.claim_empty(w) {
+                return true;
+            }
+        }
+    }
+
+    /// S12; true if there was something to forget.
+    pub(crate) fn forget(&self) -> bool {
+        loop {
+            let w = self.look();
+            if w.is_empty() || w.is_dead() {
+                return false;
+            }
+            if self.change(w, w.0 | DEAD) {
+                return true;
+            }
+        }
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        (self.meta.name)()
+    }
+
+    pub(crate) fn depth(&self) -> u32 {
+        // ORDER: Relaxed; written before the body exists (`drive`), and read by what the body started.
+        self.depth.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn mark_transient(&self) {
+        // ORDER: Relaxed; the body calls this before it returns, and the poller that reads it polled that body.
+        self.transient.store(true, Ordering::Relaxed);
+    }
+
+    fn is_transient(&self) -> bool {
+        // ORDER: Relaxed; see `mark_transient`.
+        self.transient.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn hub(&self) -> &Hub {
+        Hub::get_or_make(&self.hub)
+    }
+
+    fn hub_if_made(&self) -> Option<&Hub> {
+        // ORDER: Acquire; pairs with the making of the hub.
+        let hub = self.hub.load(Ordering::Acquire);
+        // SAFETY: the hub lives as long as the slot.
+        unsafe { hub.as_ref() }
+    }
+
+    /// Whether the body wants a poll.
+    pub(crate) fn is_woken(&self) -> bool {
+        self.hub_if_made().is_some_and(Hub::is_woken)
+    }
+
+    fn wake_all(&self) {
+        if let Some(hub) = self.hub_if_made() {
+            hub.wake_all();
+        }
+    }
+
+    /// The error of a slot that was seen FAILED.
+    pub(crate) fn error(&self) -> TaskError {
+        debug_assert!(self.look().is_failed());
+        // SAFETY: FAILED was seen with Acquire (S0), pairing with S7, so the error is written; FAILED is terminal.
+        self.content
+            .with(|p| unsafe { TaskError::clone(&(*p).error) })
+    }
+
+    fn set_body(&self, body: NonNull<Body>) {
+        // SAFETY: the caller holds POLLING (`drive`), so the cell is its own; there is no body in it.
+        self.content.with_mut(|p| unsafe { (*p).body = Some(body) });
+    }
+
+    fn take_body(&self) -> Option<NonNull<Body>> {
+        // SAFETY: the caller holds POLLING or DROPPING, so the cell is its own and holds a body or none.
+        self.content.with_mut(|p| unsafe { (*p).body.take() })
+    }
+
+    fn body(&self) -> Option<NonNull<Body>> {
+        // SAFETY: as for `take_body`.
+        self.content.with(|p| unsafe { (*p).body })
+    }
+}
+
+/// What a claim to start knows of who starts.
+#[derive(Clone, Copy)]
+pub(crate) enum Start {
+    /// The body is there.
+    No,
+    /// For a caller: its body, if it has one, waits for this run from now on.
+    Caller(Option<SlotPtr>),
+    /// By a helper or from a hop: the callers' edges are in the wait graph already.
+    Helper(Option<SlotPtr>),
+}
+
+impl SlotPtr {
+    /// S8, S9: one caller leaves. Its waker and its edges are taken back before.
+    pub(crate) fn leave(self, core: CorePtr) {
+        loop {
+            let w = self.look();
+            if w.is_terminal() {
+                return;
+            }
+            if w.is_idle() && w.callers() == 1 {
+                if self.change(w, ((w.0 - ONE) & !PHASE) | DROPPING) {
+                    stack::drop_body(self, || core.strong());
+                    return;
+                }
+            } else if self.change(w, w.0 - ONE) {
+                return;
+            }
+        }
+    }
+
+    /// S11: the context is closed.
+    pub(crate) fn close(self, core: CorePtr) {
+        loop {
+            let w = self.look();
+            if w.is_terminal() || w.is_closed() {
+                return;
+            }
+            if w.is_idle() {
+                // The closer takes it itself: a caller that is alive but never polled again must not keep a body.
+                if self.change(w, (w.0 & !PHASE) | DROPPING | CLOSED) {
+                    stack::drop_body(self, || core.strong());
+                    break;
+                }
+            } else if self.change(w, w.0 | CLOSED) {
+                break;
+            }
+        }
+        self.wake_all();
+    }
+
+    /// Drives the slot for the callers that are counted, if it can be driven now.
+    pub(crate) fn attempt(self, core: CorePtr, parent: Option<SlotPtr>) -> Attempt {
+        loop {
+            let w = self.look();
+            if w.is_terminal() {
+                return Attempt::Finished;
+            }
+            if w.is_closed() || w.callers() == 0 {
+                return Attempt::NobodyLeft;
+            }
+            if w.is_empty() {
+                if self.claim_empty(w) {
+                    return Attempt::Driven(self.drive(core, Start::Helper(parent), false));
+                }
+            } else if w.is_idle() && self.is_woken() {
+                if self.claim_idle(w) {
+                    return Attempt::Driven(self.drive(core, Start::No, false));
+                }
+            } else {
+                return Attempt::NotNow;
+            }
+        }
+    }
+
+    /// Polls the body once, for who moved the word to POLLING; `counted` if that is a caller itself. Ready: the slot is
+    /// DONE or FAILED, or the context is closed. The claim is given back in any case.
+    pub(crate) fn drive(self, core: CorePtr, start: Start, counted: bool) -> Poll<()> {
+        let claim = Claim {
+            slot: self,
+            core,
+            counted,
+        };
+        let fresh = !matches!(start, Start::No);
+        let body = match start {
+            Start::No => self.body(),
+            Start::Caller(parent) | Start::Helper(parent) => {
+                let edge = match start {
+                    Start::Caller(Some(parent)) => parent.as_ptr(),
+                    _ => std::ptr::null_mut(),
+                };
+                // ORDER: Release; read under the lock of the wait graph, by searches that come after a join of this run's body.
+                self.starter.store(edge, Ordering::Release);
+                let depth = parent.map_or(0, |parent| parent.depth() + 1);
+                // ORDER: Relaxed; see `depth`.
+                self.depth.store(depth, Ordering::Relaxed);
+                // ORDER: Relaxed; see `mark_transient`.
+                self.transient.store(false, Ordering::Relaxed);
+                // SAFETY: `meta` is of this slot's types, and the claim is ours.
+                match catch_unwind(AssertUnwindSafe(|| unsafe {
+                    (self.meta.start)(self, core)
+                })) {
+                    Ok(body) => {
+                        self.set_body(body);
+                        Some(body)
+                    }
+                    Err(payload) => {
+                        return claim.finish(Err(TaskError::panicked(self.name(), payload)));
+                    }
+                }
+            }
+        };
+        let Some(body) = body else {
+            unreachable!("IDLE has a body")
+        };
+        let hub = self.hub_if_made();
+        if let Some(hub) = hub {
+            hub.take_woken();
+        }
+        let waker = PollWaker::new(&self.hub);
+        let poll = || {
+            waker.with(|waker| {
+                stack::enter(waker, || {
+                    catch_unwind(AssertUnwindSafe(|| {
+                        // SAFETY: the body is alive and the claim on it is ours.
+                        let poll = unsafe { body.as_ref().poll };
+                        // SAFETY: as above; the function is of the body's type.
+                        unsafe { poll(body, self, &mut Context::from_waker(waker)) }
+                    }))
+                })
+            })
+        };
+        let polled = match hub {
+            // SAFETY: the claim is ours.
+            Some(hub) if !fresh => unsafe { hub.with_runtime(poll) },
+            _ => poll(),
+        };
+        match polled {
+            Ok(Poll::Ready(outcome)) => claim.finish(outcome),
+            Ok(Poll::Pending) => claim.release(&waker, fresh),
+            Err(payload) => claim.finish(Err(TaskError::panicked(self.name(), payload))),
+        }
+    }
+
+    /// Drops the body, for who moved the word to DROPPING, and S10.
+    pub(crate) fn drop_body_here(self) {
+        if let Some(body) = self.take_body() {
+            let drop = || {
+                stack::contain(|| {
+                    // SAFETY: the body was alive and in nobody else's hands.
+                    let drop = unsafe { body.as_ref().drop };
+                    // SAFETY: as above; it is not used after this.
+                    unsafe { drop(body) };
+                });
+            };
+            match self.hub_if_made() {
+                // SAFETY: DROPPING is a claim.
+                Some(hub) => unsafe { hub.with_runtime(drop) },
+                None => drop(),
+            }
+        }
+        // ORDER: AcqRel (S10); Release: the body is gone before S1 starts another. And a read-modify-write: who joined
+        // meanwhile stays counted.
+        self.word.fetch_and(!(PHASE | CONTENDED), Ordering::AcqRel);
+        self.wake_all();
+    }
+
+    /// Puts in the value that `write` writes, for who holds the claim of S13.
+    pub(crate) fn publish_primed(self, core: CorePtr, write: impl FnOnce()) {
+        let claim = Claim {
+            slot: self,
+            core,
+            counted: false,
+        };
+        write();
+        claim.publish(DONE);
+    }
+
+    /// Drops what the slot holds and frees it.
+    ///
+    /// # Safety
+    /// Nobody else has the slot any more, and it is not used after this.
+    pub(crate) unsafe fn free(self) {
+        let w = self.look();
+        if w.is_done() {
+            // SAFETY: DONE has a value, which nobody reads any more.
+            stack::contain(|| unsafe { (self.meta.drop_value)(self) });
+        } else if w.is_failed() {
+            let error = self
+                .content
+                // SAFETY: FAILED has an error, which nobody reads any more.
+                .with_mut(|p| unsafe { ManuallyDrop::take(&mut (*p).error) });
+            stack::contain(|| drop(error));
+        } else if let Some(body) = self.take_body() {
+            stack::contain(|| {
+                // SAFETY: the body is alive; claims end before their holder's handle of the context goes.
+                let drop = unsafe { body.as_ref().drop };
+                // SAFETY: as above.
+                unsafe { drop(body) };
+            });
+        }
+        // ORDER: Relaxed; the last handle's Acquire fence is before this.
+        let hub = self.hub.load(Ordering::Relaxed);
+        // SAFETY: the slot goes, with its reference.
+        unsafe { Hub::release(hub) };
+        // SAFETY: nobody uses the slot any more.
+        stack::contain(|| unsafe { (self.meta.free)(self) });
+    }
+
+    /// S7 for the run of a call without memoization: the value leaves the slot, which is then empty for good.
+    ///
+    /// # Safety
+    /// The slot was seen DONE and only the caller knows it.
+    pub(crate) unsafe fn empty_out(self) -> NonNull<()> {
+        // ORDER: AcqRel; only `free` and the closer look at this slot after.
+        self.word.fetch_xor(DONE | DEAD, Ordering::AcqRel);
+        // SAFETY: the value was written before DONE was seen.
+        unsafe { (self.meta.value)(self) }
+    }
+}
+
+/// POLLING, held. Whichever way the poll ends, the claim is given back: by `finish`, by `release`, or here.
+struct Claim {
+    slot: SlotPtr,
+    core: CorePtr,
+    /// The holder is one of the slot's callers.
+    counted: bool,
+}
+
+impl Claim {
+    /// The body ended: it is dropped, and the outcome is for everybody. (The value, if any, is in the slot.)
+    fn finish(self, mut outcome: Result<(), TaskError>) -> Poll<()> {
+        let slot = self.slot;
+        if let Some(body) = slot.take_body() {
+            // SAFETY: the body is alive and ours.
+            let drop_body = unsafe { body.as_ref().drop };
+            // SAFETY: as above; it is not used after this.
+            let dropped = catch_unwind(AssertUnwindSafe(|| unsafe { drop_body(body) }));
+            if let Err(payload) = dropped {
+                let panicked = Err(TaskError::panicked(slot.name(), payload));
+                match std::mem::replace(&mut outcome, panicked) {
+                    // SAFETY: the body wrote a value, and nobody has seen it.
+                    Ok(()) => stack::contain(|| unsafe { (slot.meta.drop_value)(slot) }),
+                    Err(error) => stack::contain(|| drop(error)),
+                }
+            }
+        }
+        match outcome {
+            Ok(()) => self.publish(DONE),
+            Err(error) => return self.fail(error),
+        }
+        Poll::Ready(())
+    }
+
+    #[cold]
+    fn fail(self, error: TaskError) -> Poll<()> {
+        let slot = self.slot;
+        if self.core.is_closed()
+            && matches!(
+                error.kind(),
+                TaskErrorKind::Cancelled | TaskErrorKind::DeadlineExceeded
+            )
+        {
+            // The context's own cancellation is never an outcome: S6 and S10 in one, for the body is gone already.
+            std::mem::forget(self);
+            stack::contain(|| drop(error));
+            loop {
+                let w = slot.look();
+                if slot.change(w, (w.0 & !(PHASE | CONTENDED)) | CLOSED) {
+                    slot.wake_all();
+                    return Poll::Ready(());
+                }
+            }
+        }
+        let transient = error.is_transient();
+        slot.content.with_mut(|p| {
+            // SAFETY: the claim is ours and the body is gone.
+            unsafe { (*p).error = ManuallyDrop::new(error) };
+        });
+        self.publish(if transient { FAILED | DEAD } else { FAILED });
+        Poll::Ready(())
+    }
+
+    /// S7.
+    #[inline]
+    fn publish(self, outcome: usize) {
+        let slot = self.slot;
+        let counted = usize::from(self.counted);
+        std::mem::forget(self);
+        let old = if outcome & DEAD == 0 {
+            // ORDER: AcqRel (S7); Release pairs with S0: outcome and body's end are before it. Acquire pairs with S4: the hub
+            // and the registration of whoever sleeps.
+            Word(slot.word.fetch_xor(POLLING ^ outcome, Ordering::AcqRel))
+        } else {
+            loop {
+                let w = slot.look();
+                if slot.change(w, (w.0 & !PHASE) | outcome) {
+                    break w;
+                }
+            }
+        };
+        if old.callers() > counted {
+            slot.wake_all();
+        }
+    }
+
+    /// The body is pending: S5 or S6.
+    fn release(self, waker: &PollWaker<'_>, first: bool) -> Poll<()> {
+        let Claim { slot, core, .. } = self;
+        std::mem::forget(self);
+        // Before IDLE is seen: whoever sees IDLE and sleeps is found by whoever wakes.
+        let hub = slot.hub();
+        if waker.was_woken() {
+            hub.set_woken();
+        }
+        if first {
+            // SAFETY: the claim is still ours.
+            unsafe { hub.set_runtime() };
+        }
+        loop {
+            let w = slot.look();
+            let goes = w.callers() == 0 || w.is_closed();
+            let to = if goes { DROPPING } else { IDLE };
+            if !slot.change(w, (w.0 & !(PHASE | CONTENDED)) | to) {
+                continue;
+            }
+            if goes {
+                stack::drop_body(slot, || core.strong());
+            } else if w.0 & CONTENDED != 0 && hub.is_woken() {
+                // S5a: somebody saw POLLING and slept, perhaps after the wake.
+                hub.wake_all();
+            }
+            return Poll::Pending;
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Only if the engine itself unwound. Nobody may hang for that.
+        let claim = Claim {
+            slot: self.slot,
+            core: self.core,
+            counted: self.counted,
+        };
+        let error = TaskError::panicked(self.slot.name(), Box::new("the engine unwound"));
+        let _ = claim.finish(Err(error));
+    }
+}

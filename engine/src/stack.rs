@@ -1,0 +1,320 @@
+//! What this thread is inside of: how deep polls and drops are nested, and what is put off until the
+//! stack is short again.
+//!
+//! Tasks call tasks, so polling one may poll a chain of them, and dropping one may drop a chain. Both would
+//! recurse as deep as the chain is long. Instead:
+//!
+//! * **Polls hop.** A call that is polled where the stack is nearly used up (or [`NESTED`] polls deep) does not poll
+//!   its slot: it parks as any caller does, leaves a [`Hop`] behind and is pending. The poll at the bottom of this stack, the
+//!   *base*, drives the hops once its own body has returned, newest first. Each hop that ends wakes the body that waits for
+//!   it, which is an older hop: so a chain of any length is driven in one go, on a short stack.
+//! * A hop needs the base to run again, so it is only taken where every poll between base and call was made with the waker
+//!   that its body was given. Where another waker shows (a `FuturesUnordered`, a nested `block_on`) a new
+//!   base begins, on fresh stack if need be.
+//! * **Drops queue.** Below [`NESTED_DROPS`] bodies that are being dropped, the next waits for the outermost.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::{Poll, Waker};
+
+use crate::context::Strong;
+use crate::slot::{Attempt, SlotPtr};
+
+/// How many polls may be nested before the next one hops, whatever the stack. Beyond some dozens nothing is gained.
+const NESTED: u32 = if cfg!(loom) { 4 } else { 128 };
+/// How many bodies may be dropped inside one another.
+const NESTED_DROPS: u32 = 16;
+/// Stack that a poll must find: room for a body with large locals in a debug build, and what it calls.
+#[cfg(not(loom))]
+const RED_ZONE_BYTES: usize = 192 * 1024;
+/// Fresh stack for a base that would not find that.
+#[cfg(not(loom))]
+const FRESH_STACK_BYTES: usize = 2 * 1024 * 1024;
+
+#[derive(Clone, Copy)]
+struct Nest {
+    /// Polls between the base and here; 0 outside of any poll.
+    polls: u32,
+    /// The waker that the innermost poll gave to its body; null outside of any poll.
+    waker: *const Waker,
+    /// Where the stack of the base ends; 0 if not asked yet.
+    floor: usize,
+    /// Where the base's hops begin in the list.
+    first_hop: usize,
+}
+
+crate::sync::local! {
+    static NEST: Cell<Nest> = Cell::new(Nest { polls: 0, waker: std::ptr::null(), floor: 0, first_hop: 0 });
+}
+crate::sync::local! {
+    static HOPS: RefCell<Vec<Hop>> = RefCell::new(Vec::new());
+}
+crate::sync::local! {
+    static DROPS: RefCell<Drops> = RefCell::new(Drops { nested: 0, later: Vec::new() });
+}
+
+/// A slot that the base of this stack is to drive.
+struct Hop {
+    slot: SlotPtr,
+    /// The body for which it is driven.
+    parent: Option<SlotPtr>,
+    /// Keeps the slot's memory.
+    context: Strong,
+}
+
+struct Drops {
+    nested: u32,
+    later: Vec<(SlotPtr, Strong)>,
+}
+
+/// Where a call that wants to poll its slot may do so.
+pub(crate) enum Place {
+    /// Here, inside the poll of another body.
+    Nested,
+    /// Here, as a new base; [`base`] does it.
+    Base,
+    /// Not here: [`hop`].
+    Hop,
+}
+
+/// Where the call that is polled with `waker` may poll its slot.
+#[inline]
+pub(crate) fn place(waker: &Waker) -> Place {
+    NEST.with(|cell| {
+        let mut nest = cell.get();
+        if nest.polls == 0 {
+            return Place::Base;
+        }
+        // SAFETY: the poll that set it is still on this stack (`enter` restores it on the way out).
+        let outer = unsafe { &*nest.waker };
+        if !outer.will_wake(waker) {
+            return Place::Base;
+        }
+        let room = nest.polls < NESTED && {
+            if nest.floor == 0 {
+                nest.floor = floor();
+                cell.set(nest);
+            }
+            has_room(nest.floor)
+        };
+        if room { Place::Nested } else { Place::Hop }
+    })
+}
+
+#[cfg(not(loom))]
+#[inline]
+fn here() -> usize {
+    let on_stack = 0u8;
+    std::hint::black_box(&raw const on_stack).addr()
+}
+
+#[cfg(not(loom))]
+fn floor() -> usize {
+    // Unknown (an exotic platform): the count alone bounds the nesting.
+    stacker::remaining_stack().map_or(1, |bytes| here().saturating_sub(bytes).max(1))
+}
+
+#[cfg(not(loom))]
+#[inline]
+fn has_room(floor: usize) -> bool {
+    here().wrapping_sub(floor) > RED_ZONE_BYTES
+}
+
+// loom runs its threads on small stacks of its own, which `stacker` does not know: the count bounds the nesting.
+#[cfg(loom)]
+fn floor() -> usize {
+    1
+}
+#[cfg(loom)]
+fn has_room(_: usize) -> bool {
+    true
+}
+
+/// Calls `f`, which polls a body with `waker`, one level deeper.
+#[inline]
+pub(crate) fn enter<R>(waker: &Waker, f: impl FnOnce() -> R) -> R {
+    let old = NEST.with(|cell| {
+        let old = cell.get();
+        cell.set(Nest {
+            polls: old.polls + 1,
+            waker,
+            ..old
+        });
+        old
+    });
+    let _restore = Restore(old);
+    f()
+}
+
+struct Restore(Nest);
+
+impl Drop for Restore {
+    #[inline]
+    fn drop(&mut self) {
+        NEST.with(|cell| cell.set(self.0));
+    }
+}
+
+/// Calls `f`, which drives a slot, as a base, and then drives what hopped. Says whether any hop ended.
+#[inline]
+pub(crate) fn base<R>(f: impl FnOnce() -> R) -> (R, bool) {
+    let old = NEST.with(Cell::get);
+    let nested = old.polls > 0;
+    let first_hop = if nested {
+        HOPS.with(|hops| hops.borrow().len())
+    } else {
+        0
+    };
+    let _restore = Restore(old);
+    NEST.with(|cell| {
+        cell.set(Nest {
+            polls: 0,
+            waker: std::ptr::null(),
+            floor: 0,
+            first_hop,
+        });
+    });
+    if nested {
+        fresh(|| base_here(f))
+    } else {
+        base_here(f)
+    }
+}
+
+#[inline]
+fn base_here<R>(f: impl FnOnce() -> R) -> (R, bool) {
+    let result = f();
+    (result, drive_hops())
+}
+
+#[cfg(not(loom))]
+fn fresh<R>(f: impl FnOnce() -> R) -> R {
+    stacker::maybe_grow(RED_ZONE_BYTES, FRESH_STACK_BYTES, f)
+}
+#[cfg(loom)]
+fn fresh<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
+
+/// Leaves `slot` to the base of this stack. The caller is counted there and parked.
+pub(crate) fn hop(slot: SlotPtr, parent: Option<SlotPtr>, context: Strong) {
+    HOPS.with(|hops| {
+        hops.borrow_mut().push(Hop {
+            slot,
+            parent,
+            context,
+        });
+    });
+}
+
+/// Drives the hops above the base's mark, newest first. A hop is driven again when something that hopped while it
+/// was driven has ended: each repetition is paid by an end, so this ends too.
+#[inline]
+fn drive_hops() -> bool {
+    let first = NEST.with(Cell::get).first_hop;
+    if HOPS.with(|hops| hops.borrow().len()) <= first {
+        return false;
+    }
+    drive_hops_from(first)
+}
+
+#[cold]
+fn drive_hops_from(first: usize) -> bool {
+    let length = || HOPS.with(|hops| hops.borrow().len());
+    let pop = || {
+        HOPS.with(|hops| {
+            let mut hops = hops.borrow_mut();
+            if hops.len() > first { hops.pop() } else { None }
+        })
+    };
+    let mut any_ended = false;
+    // Hops that left others behind.
+    let mut waiting: Vec<Waiting> = Vec::new();
+    let mut next = pop();
+    while let Some(hop) = next {
+        let below = length();
+        let ended = match hop.slot.attempt(hop.context.core(), hop.parent) {
+            Attempt::Finished | Attempt::Driven(Poll::Ready(())) => true,
+            Attempt::Driven(Poll::Pending) => {
+                if length() > below {
+                    waiting.push(Waiting {
+                        hop,
+                        below,
+                        again: false,
+                    });
+                }
+                false
+            }
+            Attempt::NotNow | Attempt::NobodyLeft => false,
+        };
+        if ended {
+            any_ended = true;
+            if let Some(outer) = waiting.last_mut() {
+                outer.again = true;
+            }
+        }
+        // The hop whose inner ones are all done now, if any of them ended; otherwise the newest.
+        let done = length();
+        next = loop {
+            match waiting.pop_if(|outer| outer.below >= done) {
+                Some(outer) if outer.again => break Some(outer.hop),
+                Some(_) => {}
+                None => break pop(),
+            }
+        };
+    }
+    any_ended
+}
+
+/// A hop that waits for hops above it in the list.
+struct Waiting {
+    hop: Hop,
+    /// How long the list is when they are all done.
+    below: usize,
+    /// One of them ended.
+    again: bool,
+}
+
+/// Drops the body of a slot whose claim for dropping is held, now or when the outermost such drop of this thread ends.
+pub(crate) fn drop_body(slot: SlotPtr, context: impl FnOnce() -> Strong) {
+    let now = DROPS.try_with(|drops| {
+        let mut drops = drops.borrow_mut();
+        if drops.nested >= NESTED_DROPS {
+            drops.later.push((slot, context()));
+            return None;
+        }
+        drops.nested += 1;
+        Some(drops.nested == 1)
+    });
+    match now {
+        Ok(None) => {}
+        Ok(Some(outermost)) => {
+            slot.drop_body_here();
+            if outermost {
+                while let Some((slot, context)) = DROPS.with(|drops| drops.borrow_mut().later.pop())
+                {
+                    slot.drop_body_here();
+                    drop(context);
+                }
+            }
+            DROPS.with(|drops| drops.borrow_mut().nested -= 1);
+        }
+        // The thread is going down and its locals are gone.
+        Err(_) => slot.drop_body_here(),
+    }
+}
+
+/// Calls user code that must not unwind into ours: what it panics with has been shown by the panic hook and ends here.
+pub(crate) fn contain(f: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
+        discard(payload);
+    }
+}
+
+/// Drops the payload of a panic; leaks it if its destructor panics too.
+pub(crate) fn discard(payload: Box<dyn Any + Send>) {
+    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(second);
+    }
+}
