@@ -10,7 +10,16 @@
 //!
 //! No user code runs under the lock. A hit and a first call do not come here.
 //!
-//! Cost of a join: the number of bodies above the joining one.
+//! # When a join needs no search
+//! * The target has no body: it waits for nothing, and what its body will wait for is searched with this edge in place.
+//! * The target's body has called nothing yet (`Slot::has_called`). What it starts or joins later is searched with this edge in place;
+//!   what it has started already, and what that has joined, is ordered before this by the flag and the lock.
+//! * Every edge leads downwards. A start leads one level down by itself; a join does if its target is deeper. While no join in the graph leads
+//!   level or up (`Graph::upward`), a join that leads down closes nothing, and a search need not go above the target's depth.
+//!
+//! A run's depth is set when it starts, so an edge to a slot that has not started counts as leading up until it does.
+//!
+//! Cost of a search: the number of bodies above the joining one (and below the target, if nothing leads up).
 
 use crate::context::CorePtr;
 use crate::error::TaskError;
@@ -23,6 +32,8 @@ use std::ptr::NonNull;
 /// What a search needs besides the slots; its mutex is the lock of the context's graph.
 #[derive(Default)]
 pub(crate) struct Graph {
+    /// How many edges do not lead down.
+    upward: usize,
     todo: Vec<SlotPtr>,
     seen: Vec<SlotPtr>,
 }
@@ -49,6 +60,8 @@ struct Edge {
     to: SlotPtr,
     previous: *mut Edge,
     next: *mut Edge,
+    /// Counted in `Graph::upward`.
+    upward: bool,
 }
 
 /// An edge of the graph, owned by the call that waits.
@@ -64,23 +77,28 @@ pub(crate) fn join(core: CorePtr, from: SlotPtr, to: SlotPtr) -> Result<EdgePtr,
     if from == to {
         return Err(TaskError::cycle(vec![from.name(), to.name()]));
     }
+    // The caller's own run is not a leaf from now on.
+    from.set_has_called();
     let mut graph = lock(core.graph());
-    // A slot without a body waits for nothing, and what its body will wait for is searched with this edge in place.
-    if !to.look().is_empty()
-        && let Some(path) = graph.path(from, to)
-    {
+    let target = to.look();
+    let started = target.is_idle() || target.is_polling();
+    let upward = !started || to.depth() <= from.depth();
+    let no_search = target.is_empty() || !to.has_called() || (!upward && graph.upward == 0);
+    if !no_search && let Some(path) = graph.path(from, to) {
         drop(graph);
         return Err(TaskError::cycle(
             path.iter().map(|slot| slot.name()).collect(),
         ));
     }
+    graph.upward += usize::from(upward);
     // SAFETY: the lock is held.
-    let next = to.waits.first.with(|p| unsafe { *p });
+    let next = unsafe { to.waits.first.read(|first| *first) };
     let edge = Box::leak(Box::new(Edge {
         from,
         to,
         previous: std::ptr::null_mut(),
         next,
+        upward,
     }));
     let edge = NonNull::from(edge);
     // SAFETY: the lock is held, and an edge in a list is alive.
@@ -88,24 +106,41 @@ pub(crate) fn join(core: CorePtr, from: SlotPtr, to: SlotPtr) -> Result<EdgePtr,
         next.previous = edge.as_ptr();
     }
     // SAFETY: the lock is held.
-    to.waits.first.with_mut(|p| unsafe { *p = edge.as_ptr() });
+    unsafe { to.waits.first.write(|first| *first = edge.as_ptr()) };
     Ok(EdgePtr(edge))
 }
 
 /// Takes an edge back.
 pub(crate) fn leave(core: CorePtr, edge: EdgePtr) {
-    let graph = lock(core.graph());
+    let mut graph = lock(core.graph());
     // SAFETY: it came out of a box, and whoever owns the `EdgePtr` owns it; the lock is held.
     let edge = unsafe { Box::from_raw(edge.0.as_ptr()) };
     // SAFETY: the lock is held, and an edge in a list is alive.
     match unsafe { edge.previous.as_mut() } {
         Some(previous) => previous.next = edge.next,
         // SAFETY: the lock is held.
-        None => edge.to.waits.first.with_mut(|p| unsafe { *p = edge.next }),
+        None => unsafe { edge.to.waits.first.write(|first| *first = edge.next) },
     }
     // SAFETY: as for `previous`.
     if let Some(next) = unsafe { edge.next.as_mut() } {
         next.previous = edge.previous;
+    }
+    graph.upward -= usize::from(edge.upward);
+    drop(graph);
+}
+
+/// The run in `to` was started by nobody's call but for those that wait there already: its depth is known now.
+pub(crate) fn started(core: CorePtr, to: SlotPtr) {
+    let mut graph = lock(core.graph());
+    // SAFETY: the lock is held.
+    let mut next = unsafe { to.waits.first.read(|first| *first) };
+    // SAFETY: the lock is held, and an edge in a list is alive.
+    while let Some(edge) = unsafe { next.as_mut() } {
+        if edge.upward && edge.from.depth() < to.depth() {
+            edge.upward = false;
+            graph.upward -= 1;
+        }
+        next = edge.next;
     }
     drop(graph);
 }
@@ -130,7 +165,9 @@ impl Graph {
             let mut at = last;
             while at != from {
                 // SAFETY: the lock is held; a node that was seen names the next, up to `from`.
-                let via = at.waits.via.with(|p| unsafe { SlotPtr::from_raw(*p) });
+                let via = unsafe { at.waits.via.read(|via| *via) };
+                // SAFETY: as above.
+                let via = unsafe { SlotPtr::from_raw(via) };
                 at = via.unwrap_or(from);
                 path.push(at);
             }
@@ -139,9 +176,7 @@ impl Graph {
         });
         for slot in self.seen.drain(..) {
             // SAFETY: the lock is held.
-            slot.waits
-                .via
-                .with_mut(|p| unsafe { *p = std::ptr::null_mut() });
+            unsafe { slot.waits.via.write(|via| *via = std::ptr::null_mut()) };
         }
         self.todo.clear();
         path
@@ -149,6 +184,7 @@ impl Graph {
 
     /// Walks backwards from `from`; gives the node that `to` waits for.
     fn search(&mut self, from: SlotPtr, to: SlotPtr) -> Option<SlotPtr> {
+        let all_lead_down = self.upward == 0;
         self.see(from, from);
         while let Some(node) = self.todo.pop() {
             // ORDER: Acquire; pairs with the Release in `drive`.
@@ -156,7 +192,7 @@ impl Graph {
             // SAFETY: a starter is a slot of this context.
             let mut before = unsafe { SlotPtr::from_raw(starter) };
             // SAFETY: the lock is held.
-            let mut edge = node.waits.first.with(|p| unsafe { *p });
+            let mut edge = unsafe { node.waits.first.read(|first| *first) };
             loop {
                 if let Some(before) = before.take()
                     && !before.look().is_terminal()
@@ -164,7 +200,9 @@ impl Graph {
                     if before == to {
                         return Some(node);
                     }
-                    self.see(before, node);
+                    if !all_lead_down || before.depth() > to.depth() {
+                        self.see(before, node);
+                    }
                 }
                 // SAFETY: the lock is held, and an edge in a list is alive.
                 let Some(next) = (unsafe { edge.as_ref() }) else {
@@ -179,14 +217,16 @@ impl Graph {
 
     fn see(&mut self, slot: SlotPtr, via: SlotPtr) {
         // SAFETY: the lock is held.
-        let new = slot.waits.via.with_mut(|p| unsafe {
-            let new = (*p).is_null();
-            if new {
-                *p = via.as_ptr();
-            }
-            new
-        });
-        if new {
+        let old = unsafe {
+            slot.waits.via.write(|seen| {
+                let old = *seen;
+                if old.is_null() {
+                    *seen = via.as_ptr();
+                }
+                old
+            })
+        };
+        if old.is_null() {
             self.seen.push(slot);
             self.todo.push(slot);
         }

@@ -264,6 +264,26 @@ impl TaskError {
         Self::root(Some(task), kind, Cause::Closed(why), false)
     }
 
+    /// The error as one pointer, for a slot.
+    pub(crate) fn into_raw(self) -> *mut () {
+        Arc::into_raw(self.0).cast_mut().cast()
+    }
+
+    /// # Safety
+    /// The pointer came from [`TaskError::into_raw`], and this is done once.
+    pub(crate) unsafe fn from_raw(raw: *mut ()) -> Self {
+        // SAFETY: the promise of the caller.
+        Self(unsafe { Arc::from_raw(raw.cast::<Link>()) })
+    }
+
+    /// # Safety
+    /// The pointer came from [`TaskError::into_raw`], and was not taken back yet.
+    pub(crate) unsafe fn clone_raw(raw: *mut ()) -> Self {
+        // SAFETY: the promise of the caller.
+        let error = ManuallyDrop::new(unsafe { Self::from_raw(raw) });
+        TaskError::clone(&error)
+    }
+
     /// Whether whoever passes this on must not be kept.
     pub(crate) fn is_transient(&self) -> bool {
         self.0.transient
@@ -332,22 +352,36 @@ impl Error for TaskError {
     }
 }
 
+/// Writes `length` names; of many the outermost and the innermost.
+fn write_path(
+    f: &mut fmt::Formatter<'_>,
+    names: impl Iterator<Item = &'static str>,
+    length: usize,
+) -> fmt::Result {
+    let mut separator = "";
+    for (at, name) in names.enumerate() {
+        if at >= SHOWN_OUTER && at + SHOWN_INNER < length {
+            if at == SHOWN_OUTER {
+                let left_out = length - SHOWN_OUTER - SHOWN_INNER;
+                write!(f, " > ({left_out} more)")?;
+            }
+            continue;
+        }
+        write!(f, "{separator}{}", short(name))?;
+        separator = " > ";
+    }
+    Ok(())
+}
+
 impl fmt::Display for TaskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let length = self.0.length;
-        let mut separator = "";
-        for (at, name) in self.tasks().enumerate() {
-            if at >= SHOWN_OUTER && at + SHOWN_INNER < length {
-                if at == SHOWN_OUTER {
-                    let left_out = length - SHOWN_OUTER - SHOWN_INNER;
-                    write!(f, " > ({left_out} more)")?;
-                }
-                continue;
-            }
-            write!(f, "{separator}{}", short(name))?;
-            separator = " > ";
+        match &self.0.root.cause {
+            // The cycle itself says which tasks.
+            Cause::Path(path) => write_path(f, path.iter().take(1).copied(), 1)?,
+            _ => write_path(f, self.tasks(), length)?,
         }
-        if !separator.is_empty() {
+        if self.0.first.is_some() {
             f.write_str(" ")?;
         }
         match &self.0.root.cause {
@@ -357,18 +391,7 @@ impl fmt::Display for TaskError {
             Cause::Message(message) => write!(f, "panicked: {message}"),
             Cause::Path(path) => {
                 f.write_str("would wait for itself: ")?;
-                let mut separator = "";
-                for (at, name) in path.iter().enumerate() {
-                    if at >= SHOWN_OUTER && at + SHOWN_INNER < path.len() {
-                        if at == SHOWN_OUTER {
-                            let left_out = path.len() - SHOWN_OUTER - SHOWN_INNER;
-                            write!(f, " > ({left_out} more)")?;
-                        }
-                        continue;
-                    }
-                    write!(f, "{separator}{}", short(name))?;
-                    separator = " > ";
-                }
+                write_path(f, path.iter().copied(), path.len())?;
                 f.write_str("; break the cycle, or call one of them with another input")
             }
             Cause::Limit(limit) => write!(

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -294,10 +295,11 @@ pub struct Run<'a, S, T> {
     state: State<'a, T>,
 }
 
+/// Dropped by hand, so that a hit has nothing to drop.
 enum State<'a, T> {
     /// A hit: no slot needed any more.
     Value(&'a T),
-    Call(RawRun),
+    Call(ManuallyDrop<RawRun>),
     Over,
 }
 
@@ -316,7 +318,7 @@ impl<'a, S: Send + Sync + 'static, T: 'static> Run<'a, S, T> {
     pub(crate) fn call(ctx: &'a Ctx<S>, slot: SlotPtr) -> Self {
         Self {
             ctx,
-            state: State::Call(RawRun::new(slot)),
+            state: State::Call(ManuallyDrop::new(RawRun::new(slot))),
         }
     }
 
@@ -376,6 +378,8 @@ impl<'a, S: Send + Sync + 'static, T: 'static> Future for Run<'a, S, T> {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(outcome) => {
                     let slot = raw.slot();
+                    // SAFETY: the state is replaced next, so it is not used or dropped again.
+                    unsafe { ManuallyDrop::drop(raw) };
                     this.state = State::Over;
                     // SAFETY: the slot is DONE, was made by `run` for a task with this value, and lives as long as the context.
                     Poll::Ready(outcome.map(|()| unsafe { value_of(slot) }))
@@ -401,6 +405,8 @@ impl<S, T> Drop for Run<'_, S, T> {
         if let State::Call(raw) = &mut self.state {
             // CANCEL: waiting or driving, it leaves; see the type's docs.
             raw.leave(self.ctx.caller());
+            // SAFETY: this is the end of the call.
+            unsafe { ManuallyDrop::drop(raw) };
         }
     }
 }
@@ -531,6 +537,11 @@ impl<S, T> fmt::Debug for RunFresh<'_, S, T> {
 
 /// Drives a future on this thread, which sleeps while it is pending.
 pub(crate) fn block_on<F: Future + Unpin>(mut future: F) -> F::Output {
+    // What is ready at once needs no waker.
+    let mut cx = Context::from_waker(Waker::noop());
+    if let Poll::Ready(output) = Pin::new(&mut future).poll(&mut cx) {
+        return output;
+    }
     let unpark = Arc::new(Unpark {
         thread: std::thread::current(),
         woken: AtomicBool::new(false),

@@ -65,7 +65,6 @@
 //! | the context | S11 for every slot, then the memory with the last handle |
 
 use std::any::TypeId;
-use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
@@ -116,22 +115,19 @@ pub(crate) struct Slot {
     hub: AtomicPtr<Hub>,
     /// The slot whose body started this run: the edge of the wait graph that a fresh start adds, reversed.
     pub(crate) starter: AtomicPtr<Slot>,
-    content: UnsafeCell<Content>,
+    /// The body while there is one (POLLING, IDLE, DROPPING), the error in FAILED; null otherwise.
+    content: UnsafeCell<*mut ()>,
     pub(crate) waits: cycle::Waits,
     /// How many starts are above this run.
     depth: AtomicU32,
     /// The body called [`Ctx::transient`](crate::Ctx::transient).
     transient: AtomicBool,
+    /// The body has started or joined another run; see [`crate::cycle`].
+    has_called: AtomicBool,
 }
 
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Slot>() <= 104);
-
-/// The body while there is one (POLLING, IDLE, DROPPING), the error in FAILED.
-union Content {
-    body: Option<NonNull<Body>>,
-    error: ManuallyDrop<TaskError>,
-}
 
 /// What the types of a slot know to do.
 pub(crate) struct Meta {
@@ -152,9 +148,11 @@ pub(crate) struct Meta {
 #[repr(C)]
 pub(crate) struct Body {
     /// On success the value is in the slot when it returns.
-    poll: unsafe fn(NonNull<Body>, SlotPtr, &mut Context<'_>) -> Poll<Result<(), TaskError>>,
+    poll: PollBody,
     drop: unsafe fn(NonNull<Body>),
 }
+
+type PollBody = unsafe fn(NonNull<Body>, SlotPtr, &mut Context<'_>) -> Poll<Result<(), TaskError>>;
 
 /// A slot, by address.
 ///
@@ -222,6 +220,9 @@ impl Word {
     pub(crate) fn is_empty(self) -> bool {
         self.0 & PHASE == EMPTY
     }
+    pub(crate) fn is_polling(self) -> bool {
+        self.0 & PHASE == POLLING
+    }
     pub(crate) fn is_idle(self) -> bool {
         self.0 & PHASE == IDLE
     }
@@ -251,10 +252,11 @@ impl Slot {
             children: Default::default(),
             hub: AtomicPtr::new(std::ptr::null_mut()),
             starter: AtomicPtr::new(std::ptr::null_mut()),
-            content: UnsafeCell::new(Content { body: None }),
+            content: UnsafeCell::new(std::ptr::null_mut()),
             waits: cycle::Waits::new(),
             depth: AtomicU32::new(0),
             transient: AtomicBool::new(false),
+            has_called: AtomicBool::new(false),
         }
     }
 
@@ -343,6 +345,17 @@ impl Slot {
         self.transient.store(true, Ordering::Relaxed);
     }
 
+    pub(crate) fn has_called(&self) -> bool {
+        // ORDER: Relaxed; see `set_has_called`.
+        self.has_called.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_has_called(&self) {
+        // ORDER: Relaxed; set before the run that is started or joined can itself join, which is under the lock of the graph, and
+        // read under that lock.
+        self.has_called.store(true, Ordering::Relaxed);
+    }
+
     fn is_transient(&self) -> bool {
         // ORDER: Relaxed; see `mark_transient`.
         self.transient.load(Ordering::Relaxed)
@@ -374,23 +387,33 @@ impl Slot {
     pub(crate) fn error(&self) -> TaskError {
         debug_assert!(self.look().is_failed());
         // SAFETY: FAILED was seen with Acquire (S0), pairing with S7, so the error is written; FAILED is terminal.
-        self.content
-            .with(|p| unsafe { TaskError::clone(&(*p).error) })
+        let error = unsafe { self.content.read(|content| *content) };
+        // SAFETY: as above; the slot keeps its own.
+        unsafe { TaskError::clone_raw(error) }
     }
 
-    fn set_body(&self, body: NonNull<Body>) {
-        // SAFETY: the caller holds POLLING (`drive`), so the cell is its own; there is no body in it.
-        self.content.with_mut(|p| unsafe { (*p).body = Some(body) });
+    /// # Safety
+    /// The caller holds POLLING or DROPPING, or is the last to have the slot.
+    unsafe fn set_content(&self, new: *mut ()) -> *mut () {
+        // SAFETY: the promise of the caller: the cell is its own.
+        unsafe {
+            self.content
+                .write(|content| std::mem::replace(content, new))
+        }
     }
 
-    fn take_body(&self) -> Option<NonNull<Body>> {
-        // SAFETY: the caller holds POLLING or DROPPING, so the cell is its own and holds a body or none.
-        self.content.with_mut(|p| unsafe { (*p).body.take() })
+    /// # Safety
+    /// As for [`Slot::set_content`]; the slot is not FAILED.
+    unsafe fn take_body(&self) -> Option<NonNull<Body>> {
+        // SAFETY: the promise of the caller.
+        NonNull::new(unsafe { self.set_content(std::ptr::null_mut()) }.cast())
     }
 
-    fn body(&self) -> Option<NonNull<Body>> {
-        // SAFETY: as for `take_body`.
-        self.content.with(|p| unsafe { (*p).body })
+    /// # Safety
+    /// As for [`Slot::take_body`].
+    unsafe fn body(&self) -> Option<NonNull<Body>> {
+        // SAFETY: the promise of the caller.
+        NonNull::new(unsafe { self.content.read(|content| *content) }.cast())
     }
 }
 
@@ -478,7 +501,8 @@ impl SlotPtr {
         };
         let fresh = !matches!(start, Start::No);
         let body = match start {
-            Start::No => self.body(),
+            // SAFETY: the claim is ours.
+            Start::No => unsafe { self.body() },
             Start::Caller(parent) | Start::Helper(parent) => {
                 let edge = match start {
                     Start::Caller(Some(parent)) => parent.as_ptr(),
@@ -489,14 +513,22 @@ impl SlotPtr {
                 let depth = parent.map_or(0, |parent| parent.depth() + 1);
                 // ORDER: Relaxed; see `depth`.
                 self.depth.store(depth, Ordering::Relaxed);
-                // ORDER: Relaxed; see `mark_transient`.
+                if let Some(parent) = parent {
+                    parent.set_has_called();
+                }
+                // ORDER: Relaxed; see `mark_transient`, `set_has_called`.
                 self.transient.store(false, Ordering::Relaxed);
+                self.has_called.store(false, Ordering::Relaxed);
+                if let Start::Helper(Some(_)) = start {
+                    cycle::started(core, self);
+                }
                 // SAFETY: `meta` is of this slot's types, and the claim is ours.
                 match catch_unwind(AssertUnwindSafe(|| unsafe {
                     (self.meta.start)(self, core)
                 })) {
                     Ok(body) => {
-                        self.set_body(body);
+                        // SAFETY: the claim is ours.
+                        unsafe { self.set_content(body.as_ptr().cast()) };
                         Some(body)
                     }
                     Err(payload) => {
@@ -539,7 +571,8 @@ impl SlotPtr {
 
     /// Drops the body, for who moved the word to DROPPING, and S10.
     pub(crate) fn drop_body_here(self) {
-        if let Some(body) = self.take_body() {
+        // SAFETY: DROPPING is a claim, and ours.
+        if let Some(body) = unsafe { self.take_body() } {
             let drop = || {
                 stack::contain(|| {
                     // SAFETY: the body was alive and in nobody else's hands.
@@ -581,12 +614,13 @@ impl SlotPtr {
             // SAFETY: DONE has a value, which nobody reads any more.
             stack::contain(|| unsafe { (self.meta.drop_value)(self) });
         } else if w.is_failed() {
-            let error = self
-                .content
-                // SAFETY: FAILED has an error, which nobody reads any more.
-                .with_mut(|p| unsafe { ManuallyDrop::take(&mut (*p).error) });
+            // SAFETY: nobody else has the slot.
+            let error = unsafe { self.set_content(std::ptr::null_mut()) };
+            // SAFETY: FAILED has an error, and it is taken once.
+            let error = unsafe { TaskError::from_raw(error) };
             stack::contain(|| drop(error));
-        } else if let Some(body) = self.take_body() {
+        // SAFETY: nobody else has the slot.
+        } else if let Some(body) = unsafe { self.take_body() } {
             stack::contain(|| {
                 // SAFETY: the body is alive; claims end before their holder's handle of the context goes.
                 let drop = unsafe { body.as_ref().drop };
@@ -626,7 +660,8 @@ impl Claim {
     /// The body ended: it is dropped, and the outcome is for everybody. (The value, if any, is in the slot.)
     fn finish(self, mut outcome: Result<(), TaskError>) -> Poll<()> {
         let slot = self.slot;
-        if let Some(body) = slot.take_body() {
+        // SAFETY: the claim is ours.
+        if let Some(body) = unsafe { slot.take_body() } {
             // SAFETY: the body is alive and ours.
             let drop_body = unsafe { body.as_ref().drop };
             // SAFETY: as above; it is not used after this.
@@ -668,10 +703,8 @@ impl Claim {
             }
         }
         let transient = error.is_transient();
-        slot.content.with_mut(|p| {
-            // SAFETY: the claim is ours and the body is gone.
-            unsafe { (*p).error = ManuallyDrop::new(error) };
-        });
+        // SAFETY: the claim is ours and the body is gone.
+        unsafe { slot.set_content(error.into_raw()) };
         self.publish(if transient { FAILED | DEAD } else { FAILED });
         Poll::Ready(())
     }

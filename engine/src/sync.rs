@@ -41,27 +41,51 @@ pub(crate) mod atomic {
 
 pub(crate) mod cell {
     #[cfg(loom)]
-    pub(crate) use loom::cell::UnsafeCell;
+    use loom::cell::UnsafeCell as Cell;
 
-    /// `std`'s cell behind loom's closure interface, so that a model sees each access and its end.
-    #[cfg(not(loom))]
-    #[derive(Debug)]
-    #[repr(transparent)]
-    pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+    /// A cell whose accesses have a begin and an end, so that a model sees the ones that race.
+    pub(crate) struct UnsafeCell<T>(Cell<T>);
 
-    #[cfg(not(loom))]
     impl<T> UnsafeCell<T> {
-        pub(crate) const fn new(value: T) -> Self {
+        pub(crate) fn new(value: T) -> Self {
+            Self(Cell::new(value))
+        }
+
+        /// # Safety
+        /// Nobody writes the cell before `f` returns.
+        #[inline(always)]
+        pub(crate) unsafe fn read<'c, R>(&'c self, f: impl FnOnce(&'c T) -> R) -> R
+        where
+            T: 'c,
+        {
+            // SAFETY: the promise of the caller.
+            self.0.with(|p| f(unsafe { &*p }))
+        }
+
+        /// # Safety
+        /// Nobody else uses the cell before `f` returns.
+        #[inline(always)]
+        pub(crate) unsafe fn write<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
+            // SAFETY: the promise of the caller.
+            self.0.with_mut(|p| f(unsafe { &mut *p }))
+        }
+    }
+
+    /// `std`'s cell behind loom's interface.
+    #[cfg(not(loom))]
+    struct Cell<T>(std::cell::UnsafeCell<T>);
+
+    #[cfg(not(loom))]
+    impl<T> Cell<T> {
+        fn new(value: T) -> Self {
             Self(std::cell::UnsafeCell::new(value))
         }
-
         #[inline(always)]
-        pub(crate) fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
+        fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
             f(self.0.get())
         }
-
         #[inline(always)]
-        pub(crate) fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+        fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
             f(self.0.get())
         }
     }

@@ -23,10 +23,12 @@ const ROOT_BITS: u32 = ROOTS.trailing_zeros();
 const CHILD_BITS: u32 = 2;
 
 pub(crate) struct Table {
-    roots: [AtomicPtr<Slot>; ROOTS],
-    /// Slots of calls without memoization: a list through `children[0]`, newest first. No lookup comes here.
-    private: AtomicPtr<Slot>,
+    /// The roots, and at [`PRIVATE`] the slots of calls without memoization: a list through `children[0]`, newest first, where no
+    /// lookup comes.
+    links: [AtomicPtr<Slot>; ROOTS + 1],
 }
+
+const PRIVATE: usize = ROOTS;
 
 /// The null link at which a lookup ended.
 pub(crate) struct Gap<'t> {
@@ -37,8 +39,7 @@ pub(crate) struct Gap<'t> {
 impl Table {
     pub(crate) fn new() -> Self {
         Self {
-            roots: Default::default(),
-            private: AtomicPtr::new(std::ptr::null_mut()),
+            links: Default::default(),
         }
     }
 
@@ -50,7 +51,7 @@ impl Table {
         is: impl FnMut(SlotPtr) -> bool,
     ) -> Result<(SlotPtr, Word), Gap<'_>> {
         let gap = Gap {
-            link: &self.roots[hash as usize & (ROOTS - 1)],
+            link: &self.links[hash as usize & (ROOTS - 1)],
             rest: hash >> ROOT_BITS,
         };
         gap.find(hash, is)
@@ -59,12 +60,12 @@ impl Table {
     /// Puts a private slot in.
     pub(crate) fn push_private(&self, new: SlotPtr) {
         // ORDER: Relaxed; the compare-exchange checks it.
-        let mut head = self.private.load(Ordering::Relaxed);
+        let mut head = self.links[PRIVATE].load(Ordering::Relaxed);
         loop {
             // ORDER: Relaxed; published by the compare-exchange.
             new.children[0].store(head, Ordering::Relaxed);
             // ORDER: SeqCst, as T2; the link is read by the closer's walk only.
-            match self.private.compare_exchange(
+            match self.links[PRIVATE].compare_exchange(
                 head,
                 new.as_ptr(),
                 Ordering::SeqCst,
@@ -84,7 +85,7 @@ impl Table {
             // SAFETY: a linked slot lives as long as the context.
             todo.extend(unsafe { SlotPtr::from_raw(link.load(Ordering::SeqCst)) });
         };
-        for link in self.links() {
+        for link in &self.links {
             push(&mut todo, link);
             while let Some(slot) = todo.pop() {
                 for link in &slot.children {
@@ -95,43 +96,48 @@ impl Table {
         }
     }
 
-    fn links(&self) -> impl Iterator<Item = &AtomicPtr<Slot>> {
-        self.roots.iter().chain([&self.private])
-    }
-
     /// Frees every slot, without recursion and without memory of its own: `children[0]` of the slots that wait for their turn
     /// links them.
     ///
     /// # Safety
     /// Nobody else has the context any more, and the table is not used after this.
     pub(crate) unsafe fn free(&self) {
-        for root in self.links() {
+        for link in &self.links {
             // ORDER: Relaxed, here and below; the last handle's Acquire fence is before this.
-            let mut next = root.load(Ordering::Relaxed);
-            // SAFETY: a linked slot is a slot, and each is reached once: it has one link.
-            while let Some(slot) = unsafe { SlotPtr::from_raw(next) } {
-                next = slot.children[0].load(Ordering::Relaxed);
-                for link in &slot.children[1..] {
-                    let child = link.load(Ordering::Relaxed);
-                    // SAFETY: as above.
-                    if let Some(child) = unsafe { SlotPtr::from_raw(child) } {
-                        // In front of the list, behind whatever hangs on the child's own first link.
-                        let mut last = child;
-                        loop {
-                            let below = last.children[0].load(Ordering::Relaxed);
-                            // SAFETY: as above.
-                            match unsafe { SlotPtr::from_raw(below) } {
-                                Some(below) => last = below,
-                                None => break,
-                            }
-                        }
-                        last.children[0].store(next, Ordering::Relaxed);
-                        next = child.as_ptr();
-                    }
-                }
-                // SAFETY: nobody has it any more, and nothing links to it.
-                unsafe { slot.free() };
+            let first = link.load(Ordering::Relaxed);
+            if !first.is_null() {
+                // SAFETY: the promise of the caller.
+                unsafe { Self::free_below(first) };
             }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Table::free`], for the slots that are reached from `next`.
+    unsafe fn free_below(mut next: *mut Slot) {
+        // SAFETY: a linked slot is a slot, and each is reached once: it has one link.
+        while let Some(slot) = unsafe { SlotPtr::from_raw(next) } {
+            next = slot.children[0].load(Ordering::Relaxed);
+            for link in &slot.children[1..] {
+                let child = link.load(Ordering::Relaxed);
+                // SAFETY: as above.
+                if let Some(child) = unsafe { SlotPtr::from_raw(child) } {
+                    // In front of the list, behind whatever hangs on the child's own first link.
+                    let mut last = child;
+                    loop {
+                        let below = last.children[0].load(Ordering::Relaxed);
+                        // SAFETY: as above.
+                        match unsafe { SlotPtr::from_raw(below) } {
+                            Some(below) => last = below,
+                            None => break,
+                        }
+                    }
+                    last.children[0].store(next, Ordering::Relaxed);
+                    next = child.as_ptr();
+                }
+            }
+            // SAFETY: nobody has it any more, and nothing links to it.
+            unsafe { slot.free() };
         }
     }
 }

@@ -172,7 +172,7 @@ impl Hub {
         #[cfg(feature = "tokio")]
         {
             // SAFETY: the claim is exclusive, so nobody writes the field meanwhile.
-            let handle = self.runtime.with(|p| unsafe { (*p).clone() });
+            let handle = unsafe { self.runtime.read(Option::clone) };
             let _entered = handle.as_ref().map(|h| h.enter());
             f()
         }
@@ -189,9 +189,7 @@ impl Hub {
         {
             let handle = tokio::runtime::Handle::try_current().ok();
             // SAFETY: the claim is exclusive.
-            let old = self
-                .runtime
-                .with_mut(|p| unsafe { std::mem::replace(&mut *p, handle) });
+            let old = unsafe { self.runtime.write(|r| std::mem::replace(r, handle)) };
             drop(old);
         }
     }
@@ -419,7 +417,7 @@ impl WakerCell {
             .compare_exchange(FREE, SETTING, Ordering::Acquire, Ordering::Acquire)
             .ok()?;
         // SAFETY: `state` is SETTING by this thread, so the cell is ours until C2.
-        let result = self.waker.with_mut(|p| f(unsafe { &mut *p }));
+        let result = unsafe { self.waker.write(f) };
         // ORDER: AcqRel (C2); Release publishes the waker to C3. On failure Acquire, for the take that follows.
         if self
             .state
@@ -428,7 +426,7 @@ impl WakerCell {
         {
             // A taker came meanwhile and left it to us. Nobody else enters while both bits are set.
             // SAFETY: as above.
-            let waker = self.waker.with_mut(|p| unsafe { (*p).take() });
+            let waker = unsafe { self.waker.write(Option::take) };
             // ORDER: AcqRel; Release as C4.
             self.state.swap(FREE, Ordering::AcqRel);
             if let Some(waker) = waker {
@@ -461,7 +459,7 @@ impl WakerCell {
             return None;
         }
         // SAFETY: `state` was FREE and is TAKING by this thread, so the cell is ours until C4.
-        let waker = self.waker.with_mut(|p| unsafe { (*p).take() });
+        let waker = unsafe { self.waker.write(Option::take) };
         // ORDER: Release (C4); AcqRel on x86 is the same instruction.
         self.state.fetch_and(!TAKING, Ordering::AcqRel);
         waker

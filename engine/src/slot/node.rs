@@ -39,14 +39,16 @@ impl<In, T> Node<In, T> {
     #[inline(always)]
     pub(crate) unsafe fn value(&self) -> &T {
         // SAFETY: DONE was seen with Acquire (S0), pairing with S7, so the value is written; it is not written again.
-        self.value.with(|p| unsafe { (*p).assume_init_ref() })
+        let value = unsafe { self.value.read(|value| value) };
+        // SAFETY: as above.
+        unsafe { value.assume_init_ref() }
     }
 
     /// # Safety
     /// The caller holds the claim of the slot, and there is no value.
     pub(crate) unsafe fn write(&self, value: T) {
         // SAFETY: the claim is exclusive.
-        self.value.with_mut(|p| unsafe { (*p).write(value) });
+        unsafe { self.value.write(|place| _ = place.write(value)) };
     }
 }
 
@@ -150,7 +152,9 @@ where
         // SAFETY: the promise of the caller.
         let node = unsafe { Node::<In, F::Value>::of(slot) };
         // SAFETY: as above.
-        node.value.with_mut(|p| unsafe { (*p).assume_init_drop() });
+        let value = unsafe { node.value.write(|value| &raw mut *value) };
+        // SAFETY: as above; `MaybeUninit<T>` is laid out as `T`.
+        unsafe { value.cast::<F::Value>().drop_in_place() };
     }
 
     /// # Safety
@@ -194,7 +198,9 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), TaskError>> {
         // SAFETY: the promise of the caller. The box is never moved out of, so the future is pinned.
-        let future = unsafe { Pin::new_unchecked(&mut body.cast::<Self>().as_mut().future) };
+        let body = unsafe { body.cast::<Self>().as_mut() };
+        // SAFETY: as above.
+        let future = unsafe { Pin::new_unchecked(&mut body.future) };
         future.poll(cx).map(|outcome| match outcome {
             Ok(value) => {
                 // SAFETY: the promise of the caller.

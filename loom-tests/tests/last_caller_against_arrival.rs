@@ -1,0 +1,127 @@
+//! The last caller of a run leaves while another arrives: does the one that arrives always get a
+//! value, from the run that was under way or from a fresh one, and is every body dropped?
+//!
+//! ```text
+//! main:    call, polled to pending ---- drop --------.
+//! arrival:                         ---- call, wait --+-- a value
+//! event:                           ---- fire --------'
+//! ```
+//!
+//! The first poll comes before the race, which makes it small enough for 3 preemptions. The
+//! outcomes are one start and two. (The call borrows the context, so it stays in the main thread.)
+#![cfg(loom)]
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use loom::thread;
+use watershed::Ctx;
+use watershed_loom_tests::{Event, Seen, Tally, Value, block_on, explore, poll_once};
+
+struct World {
+    tally: Arc<Tally>,
+    /// One for each body that may be started.
+    events: Arc<[Event]>,
+}
+
+async fn waiting(ctx: Ctx<World>, n: u64) -> Result<Value, Infallible> {
+    let World { tally, events } = ctx.state();
+    let body = tally.body();
+    assert_eq!(n, 7);
+    events[body.number].wait().await;
+    Ok(tally.value(body.number))
+}
+
+/// A context in which that many bodies may be started.
+fn scene(bodies: usize) -> (Ctx<World>, Arc<Tally>, Arc<[Event]>) {
+    let tally = Tally::new();
+    let events: Arc<[Event]> = (0..bodies).map(|_| Event::default()).collect();
+    let ctx = Ctx::new(World {
+        tally: Arc::clone(&tally),
+        events: Arc::clone(&events),
+    });
+    (ctx, tally, events)
+}
+
+/// `before` is what happens before the race, `meanwhile` goes on in a thread of its own during it.
+/// Returns how many runs there were.
+fn race(before: fn(&[Event]), meanwhile: Option<fn(&[Event])>) -> usize {
+    let (ctx, tally, events) = scene(2);
+
+    let mut leaver = ctx.run(waiting, 7);
+    assert!(poll_once(&mut leaver).is_pending());
+    before(&events);
+
+    let arrival = thread::spawn({
+        let ctx = ctx.clone();
+        move || block_on(ctx.run(waiting, 7)).unwrap().number
+    });
+    let third = meanwhile.map(|meanwhile| thread::spawn(move || meanwhile(&events)));
+    drop(leaver);
+    let number = arrival.join().unwrap();
+    if let Some(third) = third {
+        third.join().unwrap();
+    }
+
+    assert_eq!(number + 1, tally.starts(), "the value of an earlier run");
+    assert_eq!(tally.bodies(), 0, "a body is kept");
+    assert_eq!(tally.values(), 1);
+    drop(ctx);
+    tally.assert_nothing_left();
+    tally.starts()
+}
+
+#[test]
+fn arrival_at_a_woken_body_gets_a_value() {
+    static STARTS: Seen = Seen::new();
+    explore(3, || {
+        let fire_both = |events: &[Event]| events.iter().for_each(Event::fire);
+        STARTS.mark(race(fire_both, None) - 1);
+    });
+    STARTS.assert_all(2);
+}
+
+#[test]
+fn arrival_at_a_body_that_is_woken_meanwhile_gets_a_value() {
+    static STARTS: Seen = Seen::new();
+    explore(2, || {
+        let fire_both = |events: &[Event]| events.iter().for_each(Event::fire);
+        STARTS.mark(race(|_| {}, Some(fire_both)) - 1);
+    });
+    STARTS.assert_all(2);
+}
+
+#[test]
+fn arrival_after_an_early_event_restarts_or_joins() {
+    static STARTS: Seen = Seen::new();
+    explore(2, || {
+        // The first body is woken before the race, the second one, if there is one, during it.
+        STARTS.mark(race(|events| events[0].fire(), Some(|events| events[1].fire())) - 1);
+    });
+    STARTS.assert_all(2);
+}
+
+#[test]
+fn two_leavers_drop_the_body_once() {
+    explore(3, || {
+        let (ctx, tally, _) = scene(3);
+
+        let mut one = ctx.run(waiting, 7);
+        assert!(poll_once(&mut one).is_pending());
+        let threads = [0, 1].map(|_| {
+            let ctx = ctx.clone();
+            thread::spawn(move || {
+                let mut other = ctx.run(waiting, 7);
+                assert!(poll_once(&mut other).is_pending());
+            })
+        });
+        drop(one);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+
+        assert_eq!(tally.bodies(), 0, "nobody waits and the body is kept");
+        drop(ctx);
+        tally.assert_nothing_left();
+    });
+}
