@@ -14,16 +14,15 @@
 //! * The target has no body: it waits for nothing, and what its body will wait for is searched with this edge in place.
 //! * The target's body has called nothing yet (`Slot::has_called`). What it starts or joins later is searched with this edge in place;
 //!   what it has started already, and what that has joined, is ordered before this by the flag and the lock.
-//! * Every edge leads downwards. A start leads one level down by itself; a join does if its target is deeper. While no join in the graph leads
-//!   level or up (`Graph::upward`), a join that leads down closes nothing, and a search need not go above the target's depth.
-//!
-//! A run's depth is set when it starts, so an edge to a slot that has not started counts as leading up until it does.
+//! * Every edge leads down. A run is deeper than the body that starts it and than every body that waits for it when it starts
+//!   ([`depth`]); a join leads down if its target is deeper, or has not started. While no join in the graph leads level or up
+//!   (`Graph::upward`), one that leads down closes nothing, and a search need not go above the target's depth.
 //!
 //! Cost of a search: the number of bodies above the joining one (and below the target, if nothing leads up).
 
 use crate::context::CorePtr;
 use crate::error::TaskError;
-use crate::slot::{Slot, SlotPtr};
+use crate::slot::{Slot, SlotPtr, Word};
 use crate::sync::atomic::Ordering;
 use crate::sync::cell::UnsafeCell;
 use crate::sync::lock;
@@ -73,17 +72,24 @@ unsafe impl Send for EdgePtr {}
 unsafe impl Sync for EdgePtr {}
 
 /// Lets the body of `from` wait for the run in `to`, unless that waits for it already.
-pub(crate) fn join(core: CorePtr, from: SlotPtr, to: SlotPtr) -> Result<EdgePtr, TaskError> {
+///
+/// `seen` is the target's word from which the caller is about to be counted: if that fails, the edge was judged by a state that has
+/// passed, and is to be taken back.
+pub(crate) fn join(
+    core: CorePtr,
+    from: SlotPtr,
+    to: SlotPtr,
+    seen: Word,
+) -> Result<EdgePtr, TaskError> {
     if from == to {
         return Err(TaskError::cycle(vec![from.name(), to.name()]));
     }
     // The caller's own run is not a leaf from now on.
     from.set_has_called();
     let mut graph = lock(core.graph());
-    let target = to.look();
-    let started = target.is_idle() || target.is_polling();
-    let upward = !started || to.depth() <= from.depth();
-    let no_search = target.is_empty() || !to.has_called() || (!upward && graph.upward == 0);
+    let started = !seen.is_empty();
+    let upward = started && to.depth() <= from.depth();
+    let no_search = !started || !to.has_called() || (!upward && graph.upward == 0);
     if !no_search && let Some(path) = graph.path(from, to) {
         drop(graph);
         return Err(TaskError::cycle(
@@ -129,20 +135,20 @@ pub(crate) fn leave(core: CorePtr, edge: EdgePtr) {
     drop(graph);
 }
 
-/// The run in `to` was started by nobody's call but for those that wait there already: its depth is known now.
-pub(crate) fn started(core: CorePtr, to: SlotPtr) {
-    let mut graph = lock(core.graph());
+/// The depth of a run that starts for `parent` where others wait already: below all of them.
+#[cold]
+pub(crate) fn depth(core: CorePtr, parent: Option<SlotPtr>, to: SlotPtr) -> u32 {
+    let graph = lock(core.graph());
+    let mut depth = parent.map_or(0, |parent| parent.depth() + 1);
     // SAFETY: the lock is held.
     let mut next = unsafe { to.waits.first.read(|first| *first) };
     // SAFETY: the lock is held, and an edge in a list is alive.
-    while let Some(edge) = unsafe { next.as_mut() } {
-        if edge.upward && edge.from.depth() < to.depth() {
-            edge.upward = false;
-            graph.upward -= 1;
-        }
+    while let Some(edge) = unsafe { next.as_ref() } {
+        depth = depth.max(edge.from.depth() + 1);
         next = edge.next;
     }
     drop(graph);
+    depth
 }
 
 /// The call by which the body of `from` started `to` is dropped unfinished.

@@ -4,7 +4,8 @@
 //! later ones take the value that is there, by reference, in a few nanoseconds. So a check such as "is this user subscribed?" may stand in every
 //! function that needs it.
 //!
-//! ```
+#![cfg_attr(feature = "tokio", doc = "```")]
+#![cfg_attr(not(feature = "tokio"), doc = "```ignore")]
 //! use watershed::{Ctx, Task, TaskError};
 //! # struct App; struct User { name: String }
 //!
@@ -73,3 +74,8 @@ pub use parallel::{BoxedCall, RunAll};
 pub use parallel::{Calls, Parallel, ParallelAll};
 pub use run::{HeldRun, Run, RunFresh};
 pub use task::{Call, Input, Key, Task};
+
+/// The blocks of the README, as tests.
+#[cfg(all(doctest, feature = "tokio"))]
+#[doc = include_str!("../../README.md")]
+struct Readme;

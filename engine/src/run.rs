@@ -81,11 +81,12 @@ impl RawRun {
                 if w.is_empty() {
                     caller.core.check_start(self.slot, caller.body)?;
                 }
-                self.join_edge(caller)?;
+                self.join_edge(caller, w)?;
                 if self.slot.join(w) {
                     self.counted = true;
                     return Ok(());
                 }
+                self.drop_edge(caller.core);
             }
         }
     }
@@ -99,13 +100,13 @@ impl RawRun {
     }
 
     /// Says in the wait graph that the caller's body waits for the slot.
-    fn join_edge(&mut self, caller: Caller) -> Result<(), TaskError> {
+    fn join_edge(&mut self, caller: Caller, seen: Word) -> Result<(), TaskError> {
         if self.edge.is_none()
             && let Some(body) = caller.body
             // A call through the handle of a body that has ended (somebody kept it) is nobody's edge.
             && !body.look().is_terminal()
         {
-            self.edge = Some(cycle::join(caller.core, body, self.slot)?);
+            self.edge = Some(cycle::join(caller.core, body, self.slot, seen)?);
         }
         Ok(())
     }
@@ -184,11 +185,15 @@ impl RawRun {
             }
             if !self.counted {
                 // An unfinished run that somebody else started.
-                if let Err(error) = self.join_edge(caller) {
+                if let Err(error) = self.join_edge(caller, w) {
                     self.leave(caller);
                     return Poll::Ready(Err(error));
                 }
                 self.counted = self.slot.join(w);
+                if !self.counted {
+                    // The slot moved, so the edge may lead elsewhere than it was judged (`cycle::join`).
+                    self.drop_edge(caller.core);
+                }
                 continue;
             }
             if !registered {
@@ -235,8 +240,11 @@ impl RawRun {
         if let Place::Hop = place {
             if !self.counted {
                 // The base starts the run, so this body's edge is not the starter's.
-                self.join_edge(caller)?;
+                self.join_edge(caller, w)?;
                 self.counted = self.slot.join(w);
+                if !self.counted {
+                    self.drop_edge(caller.core);
+                }
                 *hops = self.counted;
             } else {
                 *hops = true;
@@ -244,6 +252,8 @@ impl RawRun {
             return Ok(());
         }
         let start = if w.is_empty() {
+            // This call's own count is not another's, but then it may wait with an edge: rather look once too often.
+            let others = w.callers() > 0;
             let claimed = if self.counted {
                 self.slot.claim_empty(w)
             } else {
@@ -254,7 +264,10 @@ impl RawRun {
             }
             self.counted = true;
             self.started = true;
-            Start::Caller(caller.body)
+            Start::Caller {
+                body: caller.body,
+                others,
+            }
         } else {
             if !self.slot.claim_idle(w) {
                 return Ok(());

@@ -118,7 +118,7 @@ pub(crate) struct Slot {
     /// The body while there is one (POLLING, IDLE, DROPPING), the error in FAILED; null otherwise.
     content: UnsafeCell<*mut ()>,
     pub(crate) waits: cycle::Waits,
-    /// How many starts are above this run.
+    /// How many runs are above this one: it is below who started it and who waited when it started.
     depth: AtomicU32,
     /// The body called [`Ctx::transient`](crate::Ctx::transient).
     transient: AtomicBool,
@@ -220,13 +220,10 @@ impl Word {
     pub(crate) fn is_empty(self) -> bool {
         self.0 & PHASE == EMPTY
     }
-    pub(crate) fn is_polling(self) -> bool {
-        self.0 & PHASE == POLLING
-    }
     pub(crate) fn is_idle(self) -> bool {
         self.0 & PHASE == IDLE
     }
-    fn callers(self) -> usize {
+    pub(crate) fn callers(self) -> usize {
         self.0 / ONE
     }
 }
@@ -423,7 +420,11 @@ pub(crate) enum Start {
     /// The body is there.
     No,
     /// For a caller: its body, if it has one, waits for this run from now on.
-    Caller(Option<SlotPtr>),
+    Caller {
+        body: Option<SlotPtr>,
+        /// Other callers are counted already.
+        others: bool,
+    },
     /// By a helper or from a hop: the callers' edges are in the wait graph already.
     Helper(Option<SlotPtr>),
 }
@@ -503,25 +504,28 @@ impl SlotPtr {
         let body = match start {
             // SAFETY: the claim is ours.
             Start::No => unsafe { self.body() },
-            Start::Caller(parent) | Start::Helper(parent) => {
-                let edge = match start {
-                    Start::Caller(Some(parent)) => parent.as_ptr(),
-                    _ => std::ptr::null_mut(),
+            Start::Caller { body: parent, .. } | Start::Helper(parent) => {
+                let (edge, others) = match start {
+                    Start::Caller { body, others } => (body, others),
+                    _ => (None, true),
                 };
+                let edge = edge.map_or(std::ptr::null_mut(), SlotPtr::as_ptr);
                 // ORDER: Release; read under the lock of the wait graph, by searches that come after a join of this run's body.
                 self.starter.store(edge, Ordering::Release);
-                let depth = parent.map_or(0, |parent| parent.depth() + 1);
+                let depth = if others {
+                    cycle::depth(core, parent, self)
+                } else {
+                    parent.map_or(0, |parent| parent.depth() + 1)
+                };
+                // Never less than before: a join that saw the old run may be counted by the new one.
                 // ORDER: Relaxed; see `depth`.
-                self.depth.store(depth, Ordering::Relaxed);
+                self.depth.store(depth.max(self.depth()), Ordering::Relaxed);
                 if let Some(parent) = parent {
                     parent.set_has_called();
                 }
                 // ORDER: Relaxed; see `mark_transient`, `set_has_called`.
                 self.transient.store(false, Ordering::Relaxed);
                 self.has_called.store(false, Ordering::Relaxed);
-                if let Start::Helper(Some(_)) = start {
-                    cycle::started(core, self);
-                }
                 // SAFETY: `meta` is of this slot's types, and the claim is ours.
                 match catch_unwind(AssertUnwindSafe(|| unsafe {
                     (self.meta.start)(self, core)

@@ -264,7 +264,7 @@ fn a_chain_through_join_of_two_a_level() {
         }
         .boxed()
     }
-    const LEVELS: u64 = 2_000;
+    const LEVELS: u64 = 100_000;
     small_stack("join", || {
         let app = App::default();
         let ctx = Ctx::new(app.clone());

@@ -171,16 +171,17 @@ on_both_runtimes! {
         }
         let probe = Probe::new();
         let ctx = Ctx::new(probe.clone());
+        let (owned, shared) = (["la", "ke"].concat(), Arc::<str>::from("river"));
         for _ in 0..2 {
             assert_eq!(ctx.run(by_string, String::from("lake")).await.unwrap(), &4);
             assert_eq!(ctx.run(by_string, "lake").await.unwrap(), &4);
-            assert_eq!(ctx.run(by_string, &["la", "ke"].concat()).await.unwrap(), &4);
+            assert_eq!(ctx.run(by_string, &owned).await.unwrap(), &4);
         }
         assert_eq!(probe.starts(), 1);
         for _ in 0..2 {
             assert_eq!(ctx.run(by_arc, Arc::<str>::from("river")).await.unwrap(), &5);
             assert_eq!(ctx.run(by_arc, "river").await.unwrap(), &5);
-            assert_eq!(ctx.run(by_arc, &Arc::<str>::from("river")).await.unwrap(), &5);
+            assert_eq!(ctx.run(by_arc, &shared).await.unwrap(), &5);
         }
         assert_eq!(probe.starts(), 2);
         for _ in 0..2 {

@@ -427,7 +427,7 @@ on_both_runtimes! {
         async fn every_second(ctx: Ctx<P>, n: u64) -> Result<String, TaskError> {
             let body = ctx.state().enter();
             yields(1).await;
-            assert!(body.nth % 2 == 0, "odd runs break");
+            assert!(body.nth.is_multiple_of(2), "odd runs break");
             Ok(format!("{n} in run {}", body.nth))
         }
         let probe = Probe::new();

@@ -553,7 +553,7 @@ mod a_wake_during_a_poll_is_never_lost {
             handed += 1;
             ctx.state().wakers.send(cx.waker().clone()).unwrap();
             // Gives the other thread a chance to wake before this poll returns.
-            if n % 3 == 0 {
+            if n.is_multiple_of(3) {
                 thread::yield_now();
             }
             Poll::Pending

@@ -20,25 +20,24 @@ const fn output<F: Future<Output = T>, T>() {}
 
 /// R49: every future of ours may move between threads while it waits, whatever state and values are.
 const fn futures_are_send<
-    'a,
     S: Send + Sync + 'static,
     A: Send + Sync + 'static,
     B: Send + Sync + 'static,
 >() {
-    send::<Run<'a, S, A>>();
-    send::<HeldRun<'a, S, A>>();
-    send::<Parallel<'a, S, (A, B)>>();
-    send::<ParallelAll<'a, S, A>>();
-    send::<RunAll<'a, S>>();
-    send::<RunFresh<'a, S, A>>();
-    send::<Cancelled<'a, S>>();
-    unpin::<Run<'a, S, A>>();
-    unpin::<HeldRun<'a, S, A>>();
-    unpin::<Parallel<'a, S, (A, B)>>();
-    unpin::<ParallelAll<'a, S, A>>();
-    unpin::<RunAll<'a, S>>();
-    unpin::<RunFresh<'a, S, A>>();
-    unpin::<Cancelled<'a, S>>();
+    send::<Run<'static, S, A>>();
+    send::<HeldRun<'static, S, A>>();
+    send::<Parallel<'static, S, (A, B)>>();
+    send::<ParallelAll<'static, S, A>>();
+    send::<RunAll<'static, S>>();
+    send::<RunFresh<'static, S, A>>();
+    send::<Cancelled<'static, S>>();
+    unpin::<Run<'static, S, A>>();
+    unpin::<HeldRun<'static, S, A>>();
+    unpin::<Parallel<'static, S, (A, B)>>();
+    unpin::<ParallelAll<'static, S, A>>();
+    unpin::<RunAll<'static, S>>();
+    unpin::<RunFresh<'static, S, A>>();
+    unpin::<Cancelled<'static, S>>();
     send_and_sync::<Ctx<S>>();
     send_and_sync::<Held<A>>();
     send_and_sync::<BoxedCall<S>>();
@@ -51,18 +50,17 @@ const _: () = futures_are_send::<P, u64, String>();
 
 /// R13: a call ends in a value or in an error. There is no third thing for a waiter to make sense of.
 const fn a_call_has_two_ends<
-    'a,
     S: Send + Sync + 'static,
     A: Send + Sync + 'static,
     B: Send + Sync + 'static,
 >() {
-    output::<Run<'a, S, A>, Result<&'a A, TaskError>>();
-    output::<HeldRun<'a, S, A>, Result<Held<A>, TaskError>>();
-    output::<Parallel<'a, S, (A, B)>, Result<(&'a A, &'a B), TaskError>>();
-    output::<ParallelAll<'a, S, A>, Result<Vec<&'a A>, TaskError>>();
-    output::<RunAll<'a, S>, Result<(), TaskError>>();
-    output::<RunFresh<'a, S, A>, Result<A, TaskError>>();
-    output::<Cancelled<'a, S>, ()>();
+    output::<Run<'static, S, A>, Result<&'static A, TaskError>>();
+    output::<HeldRun<'static, S, A>, Result<Held<A>, TaskError>>();
+    output::<Parallel<'static, S, (A, B)>, Result<(&'static A, &'static B), TaskError>>();
+    output::<ParallelAll<'static, S, A>, Result<Vec<&'static A>, TaskError>>();
+    output::<RunAll<'static, S>, Result<(), TaskError>>();
+    output::<RunFresh<'static, S, A>, Result<A, TaskError>>();
+    output::<Cancelled<'static, S>, ()>();
 }
 
 const _: () = a_call_has_two_ends::<P, u64, String>();
