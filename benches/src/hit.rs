@@ -26,7 +26,7 @@ async fn square_by_hand(n: u64) -> Result<u64, Infallible> {
 }
 
 fn key(i: u64) -> u64 {
-    black_box(i % KEYS)
+    black_box(i)
 }
 
 pub(crate) fn group() -> Group {
@@ -44,7 +44,7 @@ fn ours() -> Contender {
     for n in 0..KEYS {
         ready(ctx.run(square, n)).unwrap();
     }
-    Contender::new(names::WATERSHED, move |i| {
+    Contender::in_turn(names::WATERSHED, KEYS, move |i| {
         *ready(ctx.run(square, key(i))).unwrap()
     })
 }
@@ -61,7 +61,7 @@ fn quick_cache() -> Contender {
     for n in 0..KEYS {
         call(n);
     }
-    Contender::new(names::QUICK_CACHE, move |i| call(key(i)))
+    Contender::in_turn(names::QUICK_CACHE, KEYS, move |i| call(key(i)))
 }
 
 fn dashmap() -> Contender {
@@ -74,7 +74,7 @@ fn dashmap() -> Contender {
     for n in 0..KEYS {
         call(n);
     }
-    Contender::new(names::DASHMAP, move |i| call(key(i)))
+    Contender::in_turn(names::DASHMAP, KEYS, move |i| call(key(i)))
 }
 
 fn papaya() -> Contender {
@@ -88,7 +88,7 @@ fn papaya() -> Contender {
     for n in 0..KEYS {
         call(n);
     }
-    Contender::new(names::PAPAYA, move |i| call(key(i)))
+    Contender::in_turn(names::PAPAYA, KEYS, move |i| call(key(i)))
 }
 
 fn moka() -> Contender {
@@ -99,10 +99,10 @@ fn moka() -> Contender {
     for n in 0..KEYS {
         call(n);
     }
-    Contender::new(names::MOKA, move |i| call(key(i)))
+    Contender::in_turn(names::MOKA, KEYS, move |i| call(key(i)))
 }
 
 fn plain_map() -> Contender {
     let map: HashMap<u64, u64, RandomState> = (0..KEYS).map(|n| (n, n * n)).collect();
-    Contender::new(names::PLAIN_MAP, move |i| map[&key(i)])
+    Contender::in_turn(names::PLAIN_MAP, KEYS, move |i| map[&key(i)])
 }

@@ -234,6 +234,7 @@ impl CorePtr {
     }
 
     /// The slot for an input, made if there is none.
+    #[inline(never)]
     pub(crate) fn find_or_insert<S, F, In, K>(self, hash: u64, key: K) -> SlotPtr
     where
         S: Send + Sync + 'static,
@@ -246,7 +247,6 @@ impl CorePtr {
         }
     }
 
-    #[inline(never)]
     fn insert<S, F, In, K>(self, gap: Gap<'_>, hash: u64, key: K) -> SlotPtr
     where
         S: Send + Sync + 'static,
@@ -323,6 +323,7 @@ impl Hasher for TypeSeed {
 }
 
 impl Core {
+    #[inline(always)]
     fn new(options: Option<Box<Options>>, max_depth: usize, free: unsafe fn(CorePtr)) -> Self {
         // A model must see the same order of slots in every execution.
         let seed = if cfg!(loom) {
@@ -497,10 +498,14 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     }
 
     fn make(state: S, options: Option<Box<Options>>, max_depth: usize) -> Self {
-        let core = Box::new(CoreOf {
-            core: Core::new(options, max_depth, Self::free),
-            state,
-        });
+        // In this order the parts are written in their place, and not copied there.
+        let core = Box::write(
+            Box::new_uninit(),
+            CoreOf {
+                core: Core::new(options, max_depth, Self::free),
+                state,
+            },
+        );
         Self {
             core: CorePtr(NonNull::from(Box::leak(core)).cast()),
             body: None,
@@ -591,18 +596,17 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         let _ = meta::<S, F, In>();
         let core = self.core;
         let hash = core.hash::<S, F, In, K>(&input);
-        match core
+        let hit = core
             .table
-            .find(hash, |slot| is::<S, F, In, K>(slot, &input))
-        {
-            Ok((slot, word)) if word.is_done() => {
+            .find_done(hash, |slot| is::<S, F, In, K>(slot, &input));
+        match hit {
+            Some(slot) => {
                 // SAFETY: the slot is of these types (`is`).
                 let node = unsafe { Node::<In, F::Value>::of(slot) };
-                // SAFETY: `word` says DONE.
+                // SAFETY: it was seen DONE.
                 Run::hit(self, unsafe { node.value() })
             }
-            Ok((slot, _)) => Run::call(self, slot),
-            Err(gap) => Run::call(self, core.insert::<S, F, In, K>(gap, hash, input)),
+            None => Run::call(self, core.find_or_insert::<S, F, In, K>(hash, input)),
         }
     }
 
@@ -947,7 +951,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     pub fn cancelled(&self) -> Cancelled<'_, S> {
         Cancelled {
             ctx: self,
-            park: Park::Nowhere,
+            park: Park::default(),
         }
     }
 }
@@ -1030,7 +1034,7 @@ impl<S: Send + Sync + 'static> Future for Cancelled<'_, S> {
 
 impl<S> Drop for Cancelled<'_, S> {
     fn drop(&mut self) {
-        if !matches!(self.park, Park::Nowhere) {
+        if self.park.is_parked() {
             self.park.leave(Hub::get_or_make(&self.ctx.core.hub));
         }
     }

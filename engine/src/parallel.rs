@@ -551,7 +551,7 @@ mod helpers {
                 drop(runtime.spawn(Helper {
                     group: group.clone(),
                     at: Some(at),
-                    park: Park::Nowhere,
+                    park: Park::default(),
                 }));
             }
             let own = group.slots.last().copied();
@@ -678,7 +678,7 @@ mod helpers {
 
     impl Helper {
         fn unpark(&mut self, slot: SlotPtr) {
-            if !matches!(self.park, Park::Nowhere) {
+            if self.park.is_parked() {
                 self.park.leave(slot.hub());
             }
         }

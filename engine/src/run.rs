@@ -6,7 +6,7 @@
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
-use std::mem::ManuallyDrop;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ impl RawRun {
     pub(crate) fn new(slot: SlotPtr) -> Self {
         Self {
             slot,
-            park: Park::Nowhere,
+            park: Park::default(),
             edge: None,
             counted: false,
             started: false,
@@ -120,7 +120,7 @@ impl RawRun {
     /// The run is over: nothing is counted any more (S7), the rest is taken back.
     fn finish(&mut self, core: CorePtr) {
         self.drop_edge(core);
-        if !matches!(self.park, Park::Nowhere) {
+        if self.park.is_parked() {
             self.park.leave(self.slot.hub());
         }
         self.counted = false;
@@ -133,7 +133,7 @@ impl RawRun {
         if let (true, Some(body)) = (self.started, caller.body) {
             cycle::forget_starter(caller.core, body, self.slot);
         }
-        if !matches!(self.park, Park::Nowhere) {
+        if self.park.is_parked() {
             self.park.leave(self.slot.hub());
         }
         if std::mem::take(&mut self.counted) {
@@ -305,16 +305,28 @@ impl RawRun {
 #[must_use = "a call does nothing unless it is awaited; `spawn` starts one in the background"]
 pub struct Run<'a, S, T> {
     ctx: &'a Ctx<S>,
-    state: State<'a, T>,
+    /// The value with [`Stage::Value`], the slot with [`Stage::New`].
+    target: NonNull<()>,
+    stage: Stage,
+    /// With [`Stage::Call`]. Left alone before the first poll: what a hit and a new call have in common is two registers.
+    call: MaybeUninit<RawRun>,
+    value: PhantomData<&'a T>,
 }
 
-/// Dropped by hand, so that a hit has nothing to drop.
-enum State<'a, T> {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
     /// A hit: no slot needed any more.
-    Value(&'a T),
-    Call(ManuallyDrop<RawRun>),
+    Value,
+    /// Not polled yet.
+    New,
+    Call,
     Over,
 }
+
+// SAFETY: `target` is a `&T` or a slot of the context, which may both be used from any thread; the rest is Send.
+unsafe impl<S, T: Sync> Send for Run<'_, S, T> where Ctx<S>: Sync {}
+// SAFETY: as above; through a shared `Run` nothing but its `Debug` can be reached.
+unsafe impl<S, T: Sync> Sync for Run<'_, S, T> where Ctx<S>: Sync {}
 
 // The value is behind a reference and the slot's parts are shared by address, so nothing here is pinned.
 impl<S, T> Unpin for Run<'_, S, T> {}
@@ -322,16 +334,22 @@ impl<S, T> Unpin for Run<'_, S, T> {}
 impl<'a, S: Send + Sync + 'static, T: 'static> Run<'a, S, T> {
     #[inline(always)]
     pub(crate) fn hit(ctx: &'a Ctx<S>, value: &'a T) -> Self {
-        Self {
-            ctx,
-            state: State::Value(value),
-        }
+        Self::new(ctx, NonNull::from(value).cast(), Stage::Value)
     }
 
+    #[inline(always)]
     pub(crate) fn call(ctx: &'a Ctx<S>, slot: SlotPtr) -> Self {
+        Self::new(ctx, slot.erased(), Stage::New)
+    }
+
+    #[inline(always)]
+    fn new(ctx: &'a Ctx<S>, target: NonNull<()>, stage: Stage) -> Self {
         Self {
             ctx,
-            state: State::Call(ManuallyDrop::new(RawRun::new(slot))),
+            target,
+            stage,
+            call: MaybeUninit::uninit(),
+            value: PhantomData,
         }
     }
 
@@ -378,28 +396,54 @@ impl<'a, S: Send + Sync + 'static, T: 'static> Run<'a, S, T> {
 impl<'a, S: Send + Sync + 'static, T: 'static> Future for Run<'a, S, T> {
     type Output = Result<&'a T, TaskError>;
 
-    #[inline]
+    // A hit must be seen through by the optimiser, or the call is built in memory for nothing.
+    #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        match &mut this.state {
-            State::Value(value) => {
-                let value = *value;
-                this.state = State::Over;
-                Poll::Ready(Ok(value))
-            }
-            State::Call(raw) => match raw.poll(this.ctx.caller(), cx) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(outcome) => {
-                    let slot = raw.slot();
-                    // SAFETY: the state is replaced next, so it is not used or dropped again.
-                    unsafe { ManuallyDrop::drop(raw) };
-                    this.state = State::Over;
-                    // SAFETY: the slot is DONE, was made by `run` for a task with this value, and lives as long as the context.
-                    Poll::Ready(outcome.map(|()| unsafe { value_of(slot) }))
-                }
-            },
-            State::Over => panic!("a `Run` was polled after it was ready"),
+        if self.stage == Stage::Value {
+            self.stage = Stage::Over;
+            // SAFETY: the stage was `Value` (`hit`).
+            return Poll::Ready(Ok(unsafe { self.target.cast::<T>().as_ref() }));
         }
+        self.poll_call(cx)
+    }
+}
+
+impl<'a, S, T> Run<'a, S, T> {
+    #[inline(never)]
+    fn poll_call(&mut self, cx: &mut Context<'_>) -> Poll<Result<&'a T, TaskError>> {
+        if self.stage == Stage::New {
+            // SAFETY: the stage is `New` (`call`), and the slot lives as long as the context.
+            let slot = unsafe { SlotPtr::new(self.target.cast()) };
+            self.call.write(RawRun::new(slot));
+            self.stage = Stage::Call;
+        }
+        assert!(
+            self.stage == Stage::Call,
+            "a `Run` was polled after it was ready"
+        );
+        // SAFETY: the stage is `Call`.
+        let raw = unsafe { self.call.assume_init_mut() };
+        let Poll::Ready(outcome) = raw.poll(self.ctx.caller(), cx) else {
+            return Poll::Pending;
+        };
+        let slot = raw.slot();
+        self.stage = Stage::Over;
+        // SAFETY: the stage was `Call` and is not any more.
+        unsafe { self.call.assume_init_drop() };
+        // SAFETY: the slot is DONE, was made by `run` for a task with this value, and lives as long as the context.
+        Poll::Ready(outcome.map(|()| unsafe { value_of(slot) }))
+    }
+
+    /// Leaves an unfinished call.
+    #[cold]
+    #[inline(never)]
+    fn abandon(&mut self) {
+        // SAFETY: the stage is `Call` (`drop`).
+        let raw = unsafe { self.call.assume_init_mut() };
+        // CANCEL: waiting or driving, it leaves; see the type's docs.
+        raw.leave(self.ctx.caller());
+        // SAFETY: as above, and this is the end of the call.
+        unsafe { self.call.assume_init_drop() };
     }
 }
 
@@ -413,24 +457,29 @@ pub(crate) unsafe fn value_of<'a, T>(slot: SlotPtr) -> &'a T {
 }
 
 impl<S, T> Drop for Run<'_, S, T> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        if let State::Call(raw) = &mut self.state {
-            // CANCEL: waiting or driving, it leaves; see the type's docs.
-            raw.leave(self.ctx.caller());
-            // SAFETY: this is the end of the call.
-            unsafe { ManuallyDrop::drop(raw) };
+        if self.stage == Stage::Call {
+            self.abandon();
         }
     }
 }
 
 impl<S, T> fmt::Debug for Run<'_, S, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (state, task) = match &self.state {
-            State::Value(_) => ("a hit", None),
-            State::Call(raw) if raw.counted => ("waiting", Some(raw.slot.name())),
-            State::Call(raw) => ("not polled", Some(raw.slot.name())),
-            State::Over => ("over", None),
+        let (state, task) = match self.stage {
+            Stage::Value => ("a hit", None),
+            Stage::New => {
+                // SAFETY: the stage is `New`.
+                let slot = unsafe { SlotPtr::new(self.target.cast()) };
+                ("not polled", Some(slot.name()))
+            }
+            Stage::Call => {
+                // SAFETY: the stage is `Call`.
+                let raw = unsafe { self.call.assume_init_ref() };
+                ("waiting", Some(raw.slot.name()))
+            }
+            Stage::Over => ("over", None),
         };
         let mut out = f.debug_struct("Run");
         if let Some(task) = task {

@@ -174,6 +174,11 @@ impl SlotPtr {
         Self(slot)
     }
 
+    #[inline(always)]
+    pub(crate) fn erased(self) -> NonNull<()> {
+        self.0.cast()
+    }
+
     pub(crate) fn as_ptr(self) -> *mut Slot {
         self.0.as_ptr()
     }
@@ -202,6 +207,11 @@ impl Word {
     #[inline(always)]
     pub(crate) fn is_done(self) -> bool {
         self.0 & PHASE == DONE
+    }
+    /// The test of a hit.
+    #[inline(always)]
+    pub(crate) fn is_done_and_alive(self) -> bool {
+        self.0 & (PHASE | DEAD) == DONE
     }
     pub(crate) fn is_failed(self) -> bool {
         self.0 & PHASE == FAILED
@@ -241,6 +251,7 @@ pub(crate) enum Attempt {
 }
 
 impl Slot {
+    #[inline(always)]
     pub(crate) fn new(hash: u64, meta: &'static Meta) -> Self {
         Self {
             word: AtomicUsize::new(EMPTY),

@@ -32,20 +32,28 @@ const RED_ZONE_BYTES: usize = 192 * 1024;
 #[cfg(not(loom))]
 const FRESH_STACK_BYTES: usize = 2 * 1024 * 1024;
 
-#[derive(Clone, Copy)]
+/// Where this thread is.
 struct Nest {
     /// Polls between the base and here; 0 outside of any poll.
-    polls: u32,
+    polls: Cell<u32>,
     /// The waker that the innermost poll gave to its body; null outside of any poll.
-    waker: *const Waker,
+    waker: Cell<*const Waker>,
     /// Where the stack of the base ends; 0 if not asked yet.
-    floor: usize,
+    floor: Cell<usize>,
     /// Where the base's hops begin in the list.
-    first_hop: usize,
+    first_hop: Cell<usize>,
+    /// How long the list of hops is.
+    hops: Cell<usize>,
 }
 
 crate::sync::local! {
-    static NEST: Cell<Nest> = Cell::new(Nest { polls: 0, waker: std::ptr::null(), floor: 0, first_hop: 0 });
+    static NEST: Nest = Nest {
+        polls: Cell::new(0),
+        waker: Cell::new(std::ptr::null()),
+        floor: Cell::new(0),
+        first_hop: Cell::new(0),
+        hops: Cell::new(0),
+    };
 }
 crate::sync::local! {
     static HOPS: RefCell<Vec<Hop>> = RefCell::new(Vec::new());
@@ -81,22 +89,20 @@ pub(crate) enum Place {
 /// Where the call that is polled with `waker` may poll its slot.
 #[inline]
 pub(crate) fn place(waker: &Waker) -> Place {
-    NEST.with(|cell| {
-        let mut nest = cell.get();
-        if nest.polls == 0 {
+    NEST.with(|nest| {
+        if nest.polls.get() == 0 {
             return Place::Base;
         }
         // SAFETY: the poll that set it is still on this stack (`enter` restores it on the way out).
-        let outer = unsafe { &*nest.waker };
+        let outer = unsafe { &*nest.waker.get() };
         if !outer.will_wake(waker) {
             return Place::Base;
         }
-        let room = nest.polls < NESTED && {
-            if nest.floor == 0 {
-                nest.floor = floor();
-                cell.set(nest);
+        let room = nest.polls.get() < NESTED && {
+            if nest.floor.get() == 0 {
+                nest.floor.set(floor());
             }
-            has_room(nest.floor)
+            has_room(nest.floor.get())
         };
         if room { Place::Nested } else { Place::Hop }
     })
@@ -134,58 +140,86 @@ fn has_room(_: usize) -> bool {
 /// Calls `f`, which polls a body with `waker`, one level deeper.
 #[inline]
 pub(crate) fn enter<R>(waker: &Waker, f: impl FnOnce() -> R) -> R {
-    let old = NEST.with(|cell| {
-        let old = cell.get();
-        cell.set(Nest {
-            polls: old.polls + 1,
-            waker,
-            ..old
-        });
-        old
+    let restore = NEST.with(|nest| {
+        let polls = nest.polls.get();
+        if polls == 0 {
+            // This may be another stack than the last time.
+            nest.floor.set(0);
+        }
+        nest.polls.set(polls + 1);
+        Restore {
+            polls,
+            waker: nest.waker.replace(waker),
+        }
     });
-    let _restore = Restore(old);
-    f()
+    let result = f();
+    drop(restore);
+    result
 }
 
-struct Restore(Nest);
+struct Restore {
+    polls: u32,
+    waker: *const Waker,
+}
 
 impl Drop for Restore {
     #[inline]
     fn drop(&mut self) {
-        NEST.with(|cell| cell.set(self.0));
+        NEST.with(|nest| {
+            nest.polls.set(self.polls);
+            nest.waker.set(self.waker);
+        });
     }
 }
 
 /// Calls `f`, which drives a slot, as a base, and then drives what hopped. Says whether any hop ended.
 #[inline]
 pub(crate) fn base<R>(f: impl FnOnce() -> R) -> (R, bool) {
-    let old = NEST.with(Cell::get);
-    let nested = old.polls > 0;
-    let first_hop = if nested {
-        HOPS.with(|hops| hops.borrow().len())
-    } else {
-        0
-    };
-    let _restore = Restore(old);
-    NEST.with(|cell| {
-        cell.set(Nest {
-            polls: 0,
-            waker: std::ptr::null(),
-            floor: 0,
-            first_hop,
-        });
-    });
-    if nested {
-        fresh(|| base_here(f))
-    } else {
-        base_here(f)
+    if NEST.with(|nest| nest.polls.get()) > 0 {
+        return base_inside(f);
     }
-}
-
-#[inline]
-fn base_here<R>(f: impl FnOnce() -> R) -> (R, bool) {
     let result = f();
     (result, drive_hops())
+}
+
+/// A base inside the poll of another body.
+#[cold]
+fn base_inside<R>(f: impl FnOnce() -> R) -> (R, bool) {
+    let (restore, outer) = NEST.with(|nest| {
+        let restore = Restore {
+            polls: nest.polls.replace(0),
+            waker: nest.waker.replace(std::ptr::null()),
+        };
+        let first_hop = nest.first_hop.replace(nest.hops.get());
+        (
+            restore,
+            OuterBase {
+                first_hop,
+                floor: nest.floor.get(),
+            },
+        )
+    });
+    let result = fresh(|| {
+        let result = f();
+        (result, drive_hops())
+    });
+    drop(outer);
+    drop(restore);
+    result
+}
+
+struct OuterBase {
+    first_hop: usize,
+    floor: usize,
+}
+
+impl Drop for OuterBase {
+    fn drop(&mut self) {
+        NEST.with(|nest| {
+            nest.first_hop.set(self.first_hop);
+            nest.floor.set(self.floor);
+        });
+    }
 }
 
 #[cfg(not(loom))]
@@ -206,27 +240,27 @@ pub(crate) fn hop(slot: SlotPtr, parent: Option<SlotPtr>, context: Strong) {
             context,
         });
     });
+    NEST.with(|nest| nest.hops.set(nest.hops.get() + 1));
 }
 
 /// Drives the hops above the base's mark, newest first. A hop is driven again when something that hopped while it
 /// was driven has ended: each repetition is paid by an end, so this ends too.
 #[inline]
 fn drive_hops() -> bool {
-    let first = NEST.with(Cell::get).first_hop;
-    if HOPS.with(|hops| hops.borrow().len()) <= first {
-        return false;
-    }
-    drive_hops_from(first)
+    let (first, hops) = NEST.with(|nest| (nest.first_hop.get(), nest.hops.get()));
+    hops > first && drive_hops_from(first)
 }
 
 #[cold]
 fn drive_hops_from(first: usize) -> bool {
-    let length = || HOPS.with(|hops| hops.borrow().len());
+    let length = || NEST.with(|nest| nest.hops.get());
     let pop = || {
-        HOPS.with(|hops| {
+        let hop = HOPS.with(|hops| {
             let mut hops = hops.borrow_mut();
             if hops.len() > first { hops.pop() } else { None }
-        })
+        })?;
+        NEST.with(|nest| nest.hops.set(nest.hops.get() - 1));
+        Some(hop)
     };
     let mut any_ended = false;
     // Hops that left others behind.

@@ -37,6 +37,7 @@ pub(crate) struct Gap<'t> {
 }
 
 impl Table {
+    #[inline(always)]
     pub(crate) fn new() -> Self {
         Self {
             links: Default::default(),
@@ -44,17 +45,43 @@ impl Table {
     }
 
     /// The live slot with this hash that `is` accepts, with its word, or the gap where it would be.
-    #[inline(always)]
     pub(crate) fn find(
         &self,
         hash: u64,
         is: impl FnMut(SlotPtr) -> bool,
     ) -> Result<(SlotPtr, Word), Gap<'_>> {
-        let gap = Gap {
+        self.gap(hash).find(hash, is)
+    }
+
+    /// The live slot with this hash that `is` accepts, if it is DONE: the path of a hit, with one test for both.
+    #[inline(always)]
+    pub(crate) fn find_done(
+        &self,
+        hash: u64,
+        mut is: impl FnMut(SlotPtr) -> bool,
+    ) -> Option<SlotPtr> {
+        let found = self.gap(hash).walk(hash, |slot| {
+            if !is(slot) {
+                return None;
+            }
+            let word = slot.look();
+            if word.is_done_and_alive() {
+                Some(Some(slot))
+            } else if word.is_dead() {
+                None
+            } else {
+                Some(None)
+            }
+        });
+        found.ok().flatten()
+    }
+
+    #[inline(always)]
+    fn gap(&self, hash: u64) -> Gap<'_> {
+        Gap {
             link: &self.links[hash as usize & (ROOTS - 1)],
             rest: hash >> ROOT_BITS,
-        };
-        gap.find(hash, is)
+        }
     }
 
     /// Puts a private slot in.
@@ -102,19 +129,24 @@ impl Table {
     /// # Safety
     /// Nobody else has the context any more, and the table is not used after this.
     pub(crate) unsafe fn free(&self) {
-        for link in &self.links {
+        // Which links are used, without a branch for each: which ones they are is as good as random.
+        let mut used = 0u32;
+        for (at, link) in self.links.iter().enumerate() {
             // ORDER: Relaxed, here and below; the last handle's Acquire fence is before this.
-            let first = link.load(Ordering::Relaxed);
-            if !first.is_null() {
-                // SAFETY: the promise of the caller.
-                unsafe { Self::free_below(first) };
-            }
+            used |= u32::from(!link.load(Ordering::Relaxed).is_null()) << at;
+        }
+        while used != 0 {
+            let first = self.links[used.trailing_zeros() as usize].load(Ordering::Relaxed);
+            used &= used - 1;
+            // SAFETY: the promise of the caller.
+            unsafe { Self::free_below(first) };
         }
     }
 
     /// # Safety
     /// As for [`Table::free`], for the slots that are reached from `next`.
     unsafe fn free_below(mut next: *mut Slot) {
+        // ORDER: Relaxed, here and below, as in `free`.
         // SAFETY: a linked slot is a slot, and each is reached once: it has one link.
         while let Some(slot) = unsafe { SlotPtr::from_raw(next) } {
             next = slot.children[0].load(Ordering::Relaxed);
@@ -143,12 +175,27 @@ impl Table {
 }
 
 impl<'t> Gap<'t> {
-    #[inline(always)]
     fn find(
-        mut self,
+        self,
         hash: u64,
         mut is: impl FnMut(SlotPtr) -> bool,
     ) -> Result<(SlotPtr, Word), Gap<'t>> {
+        self.walk(hash, |slot| {
+            if !is(slot) {
+                return None;
+            }
+            let word = slot.look();
+            (!word.is_dead()).then_some((slot, word))
+        })
+    }
+
+    /// Shows `visit` the slots with this hash, until it returns something.
+    #[inline(always)]
+    fn walk<R>(
+        mut self,
+        hash: u64,
+        mut visit: impl FnMut(SlotPtr) -> Option<R>,
+    ) -> Result<R, Gap<'t>> {
         loop {
             // ORDER: Acquire (T1); pairs with T2.
             let next = self.link.load(Ordering::Acquire);
@@ -156,11 +203,10 @@ impl<'t> Gap<'t> {
             let Some(slot) = (unsafe { SlotPtr::from_raw(next) }) else {
                 return Err(self);
             };
-            if slot.hash == hash && is(slot) {
-                let word = slot.look();
-                if !word.is_dead() {
-                    return Ok((slot, word));
-                }
+            if slot.hash == hash
+                && let Some(result) = visit(slot)
+            {
+                return Ok(result);
             }
             // SAFETY: as above; the borrow of the link ends with the table's.
             let children: &'t [AtomicPtr<Slot>; 4] = unsafe { &(*next).children };

@@ -272,13 +272,11 @@ static STACK_VTABLE: RawWakerVTable = RawWakerVTable::new(
     |_| {},
 );
 
-/// How one caller is parked at a hub; with [`Park::leave`] it is not any more.
+/// How one caller is parked at a hub: nowhere, as the driver, or as a waiter. With [`Park::leave`] it is not any more.
 #[derive(Default)]
-pub(crate) enum Park {
-    #[default]
-    Nowhere,
-    Driver,
-    Waiter(Box<Waiter>),
+pub(crate) struct Park {
+    waiter: Option<Box<Waiter>>,
+    driver: bool,
 }
 
 /// A caller in event-listener's list.
@@ -301,43 +299,36 @@ impl Wake for Parked {
 impl Park {
     /// Registers `waker` to be woken by the hub. The caller looks at the slot again after this.
     pub(crate) fn register(&mut self, hub: &Hub, waker: &Waker) {
-        match self {
-            Park::Nowhere => {
-                // ORDER: AcqRel (H5); either a wake sees DRIVER and goes to the cell, where C1 and C2 order it with us, or
-                // the look that follows sees what the wake's side did.
-                let old = hub.word.fetch_or(DRIVER, Ordering::AcqRel);
-                if old & DRIVER == 0 {
-                    *self = Park::Driver;
-                    hub.driver.set(waker.clone());
-                } else {
-                    let parked = Arc::new(Parked {
-                        cell: WakerCell::new(),
-                    });
-                    parked.cell.set(waker.clone());
-                    *self = queue::scope(|| {
-                        let mut waiter = Box::new(Waiter {
-                            listener: hub.waiters.listen(),
-                            parked,
-                        });
-                        waiter.listen(hub);
-                        Park::Waiter(waiter)
-                    });
-                    Self::listed(hub);
-                }
+        if self.driver {
+            if !hub.driver.holds(waker) {
+                hub.driver.set(waker.clone());
             }
-            Park::Driver => {
-                if !hub.driver.holds(waker) {
-                    hub.driver.set(waker.clone());
-                }
-            }
-            Park::Waiter(waiter) => {
-                if !waiter.parked.cell.holds(waker) {
-                    waiter.parked.cell.set(waker.clone());
-                }
-                queue::scope(|| waiter.listen(hub));
-                Self::listed(hub);
-            }
+            return;
         }
+        if let Some(waiter) = &mut self.waiter {
+            if !waiter.parked.cell.holds(waker) {
+                waiter.parked.cell.set(waker.clone());
+            }
+            queue::scope(|| waiter.listen(hub));
+            return Self::listed(hub);
+        }
+        // ORDER: AcqRel (H5); either a wake sees DRIVER and goes to the cell, where C1 and C2 order it with us, or
+        // the look that follows sees what the wake's side did.
+        if hub.word.fetch_or(DRIVER, Ordering::AcqRel) & DRIVER == 0 {
+            self.driver = true;
+            hub.driver.set(waker.clone());
+            return;
+        }
+        let parked = Arc::new(Parked {
+            cell: WakerCell::new(),
+        });
+        parked.cell.set(waker.clone());
+        queue::scope(|| {
+            let listener = hub.waiters.listen();
+            let waiter = self.waiter.insert(Box::new(Waiter { listener, parked }));
+            waiter.listen(hub);
+        });
+        Self::listed(hub);
     }
 
     fn listed(hub: &Hub) {
@@ -346,22 +337,23 @@ impl Park {
         hub.word.fetch_or(WAITERS, Ordering::AcqRel);
     }
 
+    pub(crate) fn is_parked(&self) -> bool {
+        self.driver || self.waiter.is_some()
+    }
+
     /// Takes the waker back. For the driver before it gives up its place, or it would take its successor's.
     pub(crate) fn leave(&mut self, hub: &Hub) {
-        match std::mem::take(self) {
-            Park::Nowhere => {}
-            Park::Driver => {
-                let waker = hub.driver.take();
-                // ORDER: AcqRel (H6); Release: whoever takes the place (H5) comes after the cell is empty.
-                hub.word.fetch_and(!DRIVER, Ordering::AcqRel);
-                stack::contain(|| drop(waker));
-            }
-            Park::Waiter(waiter) => {
-                let Waiter { listener, parked } = *waiter;
-                // A notified listener passes its notification on when it is dropped, so this may wake.
-                queue::scope(|| drop(listener));
-                stack::contain(|| drop(parked.cell.take()));
-            }
+        if std::mem::take(&mut self.driver) {
+            let waker = hub.driver.take();
+            // ORDER: AcqRel (H6); Release: whoever takes the place (H5) comes after the cell is empty.
+            hub.word.fetch_and(!DRIVER, Ordering::AcqRel);
+            stack::contain(|| drop(waker));
+        }
+        if let Some(waiter) = self.waiter.take() {
+            let Waiter { listener, parked } = *waiter;
+            // A notified listener passes its notification on when it is dropped, so this may wake.
+            queue::scope(|| drop(listener));
+            stack::contain(|| drop(parked.cell.take()));
         }
     }
 }

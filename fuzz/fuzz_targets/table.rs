@@ -320,6 +320,8 @@ impl Got<'_> {
 struct Caller<'a> {
     future: Future<'a>,
     at: (bool, u8),
+    /// The value that was there when the call was made: it is taken then, whatever is forgotten later.
+    taken: Option<usize>,
     /// The run that its first poll joined or started.
     run: Option<usize>,
     waker: Arc<Flag>,
@@ -571,9 +573,14 @@ impl<'a> Play<'a> {
                 } else {
                     Future::Borrowed(run)
                 };
+                let taken = match self.model.table.get(&at) {
+                    Some(&Entry::Value(id)) => Some(id),
+                    _ => None,
+                };
                 self.callers.push(Caller {
                     future,
                     at,
+                    taken,
                     run: None,
                     waker: Arc::default(),
                 });
@@ -692,9 +699,12 @@ impl<'a> Play<'a> {
                 .map(|run| (log.runs[run].polls, log.runs[run].woken))
         };
         let was_unfinished = caller.run.is_some_and(|run| self.model.unfinished(run));
-        let expected = {
-            let log = self.world.log();
-            self.model.poll(caller.at, &mut caller.run, plan, &log)
+        let expected = match caller.taken {
+            Some(id) => Outcome::Value(id),
+            None => {
+                let log = self.world.log();
+                self.model.poll(caller.at, &mut caller.run, plan, &log)
+            }
         };
         let got = caller.poll();
         assert_eq!(outcome(&got), expected, "{:?} polled", caller.at);
@@ -799,7 +809,8 @@ fuzz_target!(|operations: Vec<Operation>| {
     }
 
     // The context is gone. A late wake finds nothing to do harm to.
-    for run in 0..world.log().runs.len() {
+    let runs = world.log().runs.len();
+    for run in 0..runs {
         world.wake(run);
     }
     let log = std::mem::take(&mut *world.log());

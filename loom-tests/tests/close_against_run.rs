@@ -110,7 +110,7 @@ fn cancel_against_a_first_call() {
 
 #[test]
 fn cancel_against_a_caller_that_waits() {
-    explore(3, || {
+    explore(2, || {
         let Scene { ctx, tally, .. } = Scene::new();
         let callers = [0, 1].map(|_| {
             let ctx = ctx.clone();

@@ -133,7 +133,7 @@ mod compare {
             }
         }
         println!(
-            "\nMedians of {} pairs, batches of {:?}.",
+            "\nMedians of {} pairs, batches of {:?}, each pair on another heap layout.",
             effort.pairs, effort.batch
         );
 
@@ -165,7 +165,9 @@ mod compare {
         let mut ours_ns = Vec::with_capacity(effort.pairs);
         let mut peer_ns = Vec::with_capacity(effort.pairs);
         let mut ratios = Vec::with_capacity(effort.pairs);
+        let mut heap = Heap::default();
         for pair in 0..effort.pairs {
+            heap.shake();
             let ours = |group: &mut Group| time(&mut group.ours, ours_size, ours_sum);
             // Who goes first changes, so that a drift favours nobody.
             let (a, b) = if pair % 2 == 0 {
@@ -185,6 +187,31 @@ mod compare {
             ratio: median(ratios),
             ours_allocations,
             peer_allocations,
+        }
+    }
+
+    /// Moves the blocks that a contender gets from the allocator: where they lie is worth 30 % to either side, by chance, and a
+    /// contender that frees what it takes would keep its chance for the whole run.
+    #[derive(Default)]
+    struct Heap {
+        held: Vec<Vec<u8>>,
+        state: u64,
+    }
+
+    impl Heap {
+        fn shake(&mut self) {
+            if self.held.len() > 2_000 {
+                self.held.clear();
+            }
+            for _ in 0..100 {
+                // A linear congruential generator (Knuth's MMIX); its upper bits are good enough for this.
+                self.state = self
+                    .state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                let bytes = 16 + (self.state >> 33) as usize % 512;
+                self.held.push(Vec::with_capacity(bytes));
+            }
         }
     }
 

@@ -78,11 +78,15 @@ where
     F: Task<S, In>,
     In: Input,
 {
-    let node = Box::new(Node::<In, F::Value> {
-        slot: Slot::new(hash, meta::<S, F, In>()),
-        input,
-        value: UnsafeCell::new(MaybeUninit::uninit()),
-    });
+    // In this order the parts are written in their place, and not copied there.
+    let node = Box::write(
+        Box::new_uninit(),
+        Node::<In, F::Value> {
+            slot: Slot::new(hash, meta::<S, F, In>()),
+            input,
+            value: UnsafeCell::new(MaybeUninit::uninit()),
+        },
+    );
     let node = NonNull::from(Box::leak(node));
     // SAFETY: it is a whole node; it is freed by `free` with the context that it is put into.
     unsafe { SlotPtr::new(node.cast::<Slot>()) }
