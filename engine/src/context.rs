@@ -40,7 +40,7 @@ use crate::parallel::{BoxedCall, RunAll};
 #[cfg(feature = "tokio")]
 use crate::parallel::{Calls, Parallel, ParallelAll};
 use crate::run::{Caller, Run, RunFresh};
-use crate::slot::{Node, SlotPtr, Word, meta, new_node, type_id};
+use crate::slot::{self, SlotPtr, Word, meta, new_node, type_id};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering, fence};
 use crate::table::{Gap, Table};
@@ -254,9 +254,9 @@ impl CorePtr {
         In: Input + Input<K>,
     {
         let new = New(new_node::<S, F, In>(hash, In::from_key(key)));
-        // SAFETY: the node was just made for these types.
-        let node = unsafe { Node::<In, F::Value>::of(new.0) };
-        match gap.insert(new.0, |slot| is::<S, F, In, In>(slot, &node.input)) {
+        // SAFETY: the slot was just made for this type of input.
+        let input = unsafe { slot::input::<In>(new.0) };
+        match gap.insert(new.0, |slot| is::<S, F, In, In>(slot, input)) {
             Ok(()) => self.inserted(new),
             Err((theirs, _)) => theirs,
         }
@@ -301,8 +301,8 @@ where
         return false;
     }
     // SAFETY: the slot is of these types, as its id says.
-    let node = unsafe { Node::<In, F::Value>::of(slot) };
-    Input::<K>::is(&node.input, key)
+    let input = unsafe { slot::input::<In>(slot) };
+    Input::<K>::is(input, key)
 }
 
 /// Takes the 64 bits that a `TypeId` gives to a hasher; they are well mixed already.
@@ -601,10 +601,8 @@ impl<S: Send + Sync + 'static> Ctx<S> {
             .find_done(hash, |slot| is::<S, F, In, K>(slot, &input));
         match hit {
             Some(slot) => {
-                // SAFETY: the slot is of these types (`is`).
-                let node = unsafe { Node::<In, F::Value>::of(slot) };
-                // SAFETY: it was seen DONE.
-                Run::hit(self, unsafe { node.value() })
+                // SAFETY: the slot is of these types (`is`) and was seen DONE.
+                Run::hit(self, unsafe { slot::value::<S, F, In>(slot) })
             }
             None => Run::call(self, core.find_or_insert::<S, F, In, K>(hash, input)),
         }
@@ -797,8 +795,8 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         let is = |slot: SlotPtr| {
             slot.meta.type_id == type_id::<S, F, In>() && {
                 // SAFETY: the slot is of these types, as its id says.
-                let node = unsafe { Node::<In, F::Value>::of(slot) };
-                node.input.borrow() == input
+                let its = unsafe { slot::input::<In>(slot) };
+                its.borrow() == input
             }
         };
         self.core.table.find(hasher.finish(), is).ok()
@@ -825,10 +823,8 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         let _ = task;
         let (slot, word) = self.look_up::<F, In, Q>(input)?;
         if word.is_done() {
-            // SAFETY: the slot is of these types (`look_up`).
-            let node = unsafe { Node::<In, F::Value>::of(slot) };
-            // SAFETY: `word` says DONE.
-            Some(Ok(unsafe { node.value() }))
+            // SAFETY: the slot is of these types (`look_up`), and `word` says DONE.
+            Some(Ok(unsafe { slot::value::<S, F, In>(slot) }))
         } else if word.is_failed() {
             Some(Err(slot.error()))
         } else {
@@ -892,10 +888,8 @@ impl<S: Send + Sync + 'static> Ctx<S> {
             return Err(value);
         }
         slot.publish_primed(self.core, || {
-            // SAFETY: the slot is of these types (`find_or_insert`).
-            let node = unsafe { Node::<In, F::Value>::of(slot) };
-            // SAFETY: the claim is ours, and there was no value.
-            unsafe { node.write(value) };
+            // SAFETY: the slot is of these types (`find_or_insert`), the claim is ours, and there was nothing.
+            unsafe { slot::write::<S, F, In>(slot, value) };
         });
         Ok(())
     }

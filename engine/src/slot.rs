@@ -79,7 +79,7 @@ use crate::sync::cell::UnsafeCell;
 use crate::wake::{Hub, PollWaker};
 
 mod node;
-pub(crate) use node::{Node, meta, new_node, type_id};
+pub(crate) use node::{input, meta, new_node, type_id, value, write};
 
 const PHASE: usize = 0b111;
 /// No body. Nobody's, or callers are counted that will start it (a promise, a hop, a restart).
@@ -144,10 +144,10 @@ pub(crate) struct Meta {
     free: unsafe fn(SlotPtr),
 }
 
-/// A boxed future, with what its type knows to do in front.
+/// A future, behind what its type knows to do.
 #[repr(C)]
 pub(crate) struct Body {
-    /// On success the value is in the slot when it returns.
+    /// When it returns ready, the body is gone and the value, if any, is in the slot.
     poll: PollBody,
     drop: unsafe fn(NonNull<Body>),
 }
@@ -673,22 +673,15 @@ struct Claim {
 
 impl Claim {
     /// The body ended: it is dropped, and the outcome is for everybody. (The value, if any, is in the slot.)
-    fn finish(self, mut outcome: Result<(), TaskError>) -> Poll<()> {
+    fn finish(self, outcome: Result<(), TaskError>) -> Poll<()> {
         let slot = self.slot;
+        // A body that returned is gone (`TypedBody::poll`); one that panicked is there.
         // SAFETY: the claim is ours.
         if let Some(body) = unsafe { slot.take_body() } {
             // SAFETY: the body is alive and ours.
             let drop_body = unsafe { body.as_ref().drop };
-            // SAFETY: as above; it is not used after this.
-            let dropped = catch_unwind(AssertUnwindSafe(|| unsafe { drop_body(body) }));
-            if let Err(payload) = dropped {
-                let panicked = Err(TaskError::panicked(slot.name(), payload));
-                match std::mem::replace(&mut outcome, panicked) {
-                    // SAFETY: the body wrote a value, and nobody has seen it.
-                    Ok(()) => stack::contain(|| unsafe { (slot.meta.drop_value)(slot) }),
-                    Err(error) => stack::contain(|| drop(error)),
-                }
-            }
+            // SAFETY: as above; it is not used after this. A second panic adds nothing to the first.
+            stack::contain(|| unsafe { drop_body(body) });
         }
         match outcome {
             Ok(()) => self.publish(DONE),

@@ -24,12 +24,25 @@ use std::task::{Context, Poll, Waker};
 use loom::future::AtomicWaker;
 use loom::sync::atomic::{AtomicBool, Ordering};
 
-/// Explores a model with at most `bound` preemptions, or `LOOM_MAX_PREEMPTIONS` if that is set.
+/// Explores a model with at most `bound` preemptions, or `LOOM_MAX_PREEMPTIONS` if that is set, and
+/// prints how many executions there were.
 pub fn explore(bound: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(bound));
+    let bound = builder.preemption_bound.unwrap_or(bound);
+    builder.preemption_bound = Some(bound);
     builder.max_branches = builder.max_branches.max(5_000);
-    builder.check(model);
+    let executions = Arc::new(StdAtomicUsize::new(0));
+    builder.check({
+        let executions = Arc::clone(&executions);
+        move || {
+            executions.fetch_add(1, Relaxed);
+            model();
+        }
+    });
+    println!(
+        "{} executions with at most {bound} preemptions",
+        executions.load(Relaxed)
+    );
 }
 
 /// Something that happens once and that one body waits for.

@@ -103,7 +103,7 @@ fn arrival_after_an_early_event_restarts_or_joins() {
 
 #[test]
 fn two_leavers_drop_the_body_once() {
-    explore(2, || {
+    explore(1, || {
         let (ctx, tally, _) = scene(3);
 
         let mut one = ctx.run(waiting, 7);

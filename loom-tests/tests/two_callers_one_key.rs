@@ -1,15 +1,17 @@
 //! Two threads call one task with one input: is there one run, and do both get its value?
 //!
-//! Explored with at most 2 preemptions, 3 where the body is ready at once. The outcomes are which
-//! thread started the run.
+//! Explored with at most 2 preemptions; 3 where the body is ready at once, and 1 where two threads
+//! sleep and a third wakes them: with 2 that takes a minute, and `LOOM_MAX_PREEMPTIONS=2` does it. The
+//! outcomes are which thread started the run.
 #![cfg(loom)]
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 
 use loom::thread::{self, ThreadId};
 use watershed::Ctx;
-use watershed_loom_tests::{Event, Seen, Tally, Value, block_on, explore, yield_once};
+use watershed_loom_tests::{Event, Seen, Tally, Value, block_on, explore, poll_once, yield_once};
 
 struct World {
     tally: Arc<Tally>,
@@ -101,8 +103,36 @@ fn body_that_wakes_itself_runs_once() {
 #[test]
 fn body_that_waits_for_an_event_runs_once() {
     static STARTERS: Seen = Seen::new();
-    explore(2, || {
+    explore(1, || {
         STARTERS.mark(race(|ctx| ctx.run(waiting, 7), Event::fire))
     });
     STARTERS.assert_all(2);
+}
+
+/// The first caller is kept and not polled again: the other one has to drive.
+#[test]
+fn caller_that_is_not_polled_stalls_nobody() {
+    explore(2, || {
+        let tally = Tally::new();
+        let event = Arc::new(Event::default());
+        let ctx = Ctx::new(World {
+            tally: Arc::clone(&tally),
+            starter: Arc::default(),
+            event: Arc::clone(&event),
+        });
+        let mut kept = ctx.run(waiting, 7);
+        assert!(poll_once(&mut kept).is_pending());
+        let other = thread::spawn({
+            let ctx = ctx.clone();
+            move || block_on(ctx.run(waiting, 7)).unwrap().number
+        });
+        let firing = thread::spawn(move || event.fire());
+        assert_eq!(other.join().unwrap(), 7);
+        firing.join().unwrap();
+
+        assert!(matches!(poll_once(kept), Poll::Ready(Ok(value)) if value.number == 7));
+        assert_eq!(tally.starts(), 1);
+        drop(ctx);
+        tally.assert_nothing_left();
+    });
 }

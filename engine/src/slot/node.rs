@@ -1,12 +1,18 @@
-//! The typed part of a slot: input and value, and the functions of [`Meta`] that know the types.
+//! The typed part of a slot: input, value and body, and the functions of [`Meta`] that know the types.
 //!
 //! Everything else works on [`Slot`], so that the engine is compiled once and not once per task. What is sound here rests
-//! on one fact: a slot is only ever seen as a [`Node`] of the types that made its [`Meta`], which [`type_id`] tells.
+//! on one fact: a slot is only ever used with the types that made its [`Meta`], which [`type_id`] tells.
+//!
+//! # Layout
+//! A node is the slot, the input, and a place. The value lies in the place. So does a body that is small enough, before: a body is
+//! dropped before its value is written, so they never need the place together. A larger body is boxed, so that the memory goes with it.
+//! (A node of a task costs one allocation then, and a slot that is done keeps no more than `INLINE_BYTES` for nothing.)
 
 use std::any::TypeId;
 use std::future::Future;
 use std::marker::PhantomData;
-use std::mem::MaybeUninit;
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::ptr::NonNull;
 use std::task::{Context, Poll};
@@ -14,42 +20,31 @@ use std::task::{Context, Poll};
 use super::{Body, Meta, Slot, SlotPtr};
 use crate::context::{CorePtr, Ctx, Fake};
 use crate::error::TaskError;
+use crate::stack;
 use crate::sync::cell::UnsafeCell;
 use crate::task::{Input, Task};
 
-/// A slot with its input and the place for its value.
+/// How large a body may be to lie in its slot, unless its value is larger anyway.
+const INLINE_BYTES: usize = 160;
+
+/// The part of a node that depends on the input only.
 #[repr(C)]
-pub(crate) struct Node<In, T> {
+struct Keyed<In> {
     slot: Slot,
-    pub(crate) input: In,
-    value: UnsafeCell<MaybeUninit<T>>,
+    input: In,
 }
 
-impl<In, T> Node<In, T> {
-    /// # Safety
-    /// The slot was made for these types, and lives for `'c`.
-    #[inline(always)]
-    pub(crate) unsafe fn of<'c>(slot: SlotPtr) -> &'c Self {
-        // SAFETY: the promise of the caller; the pointer was made from the whole node (`new_node`).
-        unsafe { &*slot.as_ptr().cast::<Self>() }
-    }
+/// A node, with a place for a `P`.
+#[repr(C)]
+struct Node<In, P> {
+    keyed: Keyed<In>,
+    place: UnsafeCell<MaybeUninit<P>>,
+}
 
-    /// # Safety
-    /// The slot was seen DONE.
-    #[inline(always)]
-    pub(crate) unsafe fn value(&self) -> &T {
-        // SAFETY: DONE was seen with Acquire (S0), pairing with S7, so the value is written; it is not written again.
-        let value = unsafe { self.value.read(|value| value) };
-        // SAFETY: as above.
-        unsafe { value.assume_init_ref() }
-    }
-
-    /// # Safety
-    /// The caller holds the claim of the slot, and there is no value.
-    pub(crate) unsafe fn write(&self, value: T) {
-        // SAFETY: the claim is exclusive.
-        unsafe { self.value.write(|place| _ = place.write(value)) };
-    }
+/// Never read as a union: it is as large and as aligned as either.
+union Either<T, B> {
+    _value: ManuallyDrop<T>,
+    _body: ManuallyDrop<B>,
 }
 
 /// Of task, input, value and error together: the identity of a slot.
@@ -57,8 +52,6 @@ impl<In, T> Node<In, T> {
 pub(crate) const fn type_id<S, F: Task<S, In>, In: 'static>() -> TypeId {
     TypeId::of::<(F, In, F::Value, F::Error)>()
 }
-
-struct Types<S, F, In>(PhantomData<(S, F, In)>);
 
 /// What the slots of a task know to do.
 #[inline(always)]
@@ -71,20 +64,75 @@ where
     const { &Types::<S, F, In>::META }
 }
 
+/// The input of a slot.
+///
+/// # Safety
+/// The slot was made for this type of input, and lives for `'c`.
+#[inline(always)]
+pub(crate) unsafe fn input<'c, In>(slot: SlotPtr) -> &'c In {
+    // SAFETY: the promise of the caller; the pointer was made from the whole node (`new_node`), which begins with this.
+    unsafe { &(*slot.as_ptr().cast::<Keyed<In>>()).input }
+}
+
+/// The value of a slot.
+///
+/// # Safety
+/// The slot was made for these types, was seen DONE, and lives for `'c`.
+#[inline(always)]
+pub(crate) unsafe fn value<'c, S, F, In>(slot: SlotPtr) -> &'c F::Value
+where
+    S: Send + Sync + 'static,
+    F: Task<S, In> + 'c,
+    In: Input,
+{
+    // SAFETY: DONE was seen with Acquire (S0), pairing with S7, so the value is written; it is not written again.
+    let value = unsafe { Types::<S, F, In>::place(slot, |place| place) };
+    // SAFETY: as above.
+    unsafe { &*value }
+}
+
+/// Writes the value of a slot.
+///
+/// # Safety
+/// The slot was made for these types, the caller holds its claim, and there is neither a value nor a body.
+pub(crate) unsafe fn write<S, F, In>(slot: SlotPtr, value: F::Value)
+where
+    S: Send + Sync + 'static,
+    F: Task<S, In>,
+    In: Input,
+{
+    // SAFETY: the claim is exclusive.
+    let place = unsafe { Types::<S, F, In>::place_mut(slot) };
+    // SAFETY: as above.
+    unsafe { place.cast::<F::Value>().write(value) };
+}
+
 /// A new slot on the heap.
+#[inline]
 pub(crate) fn new_node<S, F, In>(hash: u64, input: In) -> SlotPtr
 where
     S: Send + Sync + 'static,
     F: Task<S, In>,
     In: Input,
 {
+    if Types::<S, F, In>::INLINE {
+        boxed::<In, Either<F::Value, OwnBody<S, F, In>>>(hash, meta::<S, F, In>(), input)
+    } else {
+        boxed::<In, F::Value>(hash, meta::<S, F, In>(), input)
+    }
+}
+
+#[inline(always)]
+fn boxed<In, P>(hash: u64, meta: &'static Meta, input: In) -> SlotPtr {
     // In this order the parts are written in their place, and not copied there.
     let node = Box::write(
         Box::new_uninit(),
-        Node::<In, F::Value> {
-            slot: Slot::new(hash, meta::<S, F, In>()),
-            input,
-            value: UnsafeCell::new(MaybeUninit::uninit()),
+        Node::<In, P> {
+            keyed: Keyed {
+                slot: Slot::new(hash, meta),
+                input,
+            },
+            place: UnsafeCell::new(MaybeUninit::uninit()),
         },
     );
     let node = NonNull::from(Box::leak(node));
@@ -92,12 +140,21 @@ where
     unsafe { SlotPtr::new(node.cast::<Slot>()) }
 }
 
+struct Types<S, F, In>(PhantomData<(S, F, In)>);
+
+/// The body of the task itself. (A stand-in's is another type, and boxed.)
+type OwnBody<S, F, In> = TypedBody<S, F, In, <F as Task<S, In>>::Future>;
+
 impl<S, F, In> Types<S, F, In>
 where
     S: Send + Sync + 'static,
     F: Task<S, In>,
     In: Input,
 {
+    /// Bodies lie in the place.
+    const INLINE: bool = size_of::<OwnBody<S, F, In>>() <= INLINE_BYTES
+        || size_of::<OwnBody<S, F, In>>() <= size_of::<F::Value>();
+
     const META: Meta = {
         assert!(
             size_of::<F>() == 0,
@@ -115,112 +172,208 @@ where
         }
     };
 
+    /// Shows `f` the place, as the address of a value.
+    ///
     /// # Safety
-    /// The slot was made for these types.
+    /// The slot was made for these types, lives for `'c`, and nobody writes the place before `f` returns.
+    #[inline(always)]
+    unsafe fn place<'c, R>(slot: SlotPtr, f: impl FnOnce(*const F::Value) -> R) -> R
+    where
+        In: 'c,
+        F: 'c,
+    {
+        if Self::INLINE {
+            // SAFETY: the promise of the caller: the node has this layout.
+            let node = unsafe {
+                &*slot
+                    .as_ptr()
+                    .cast::<Node<In, Either<F::Value, OwnBody<S, F, In>>>>()
+            };
+            // SAFETY: the promise of the caller.
+            unsafe { node.place.read(|place| f(place.as_ptr().cast())) }
+        } else {
+            // SAFETY: as above.
+            let node = unsafe { &*slot.as_ptr().cast::<Node<In, F::Value>>() };
+            // SAFETY: as above.
+            unsafe { node.place.read(|place| f(place.as_ptr())) }
+        }
+    }
+
+    /// # Safety
+    /// The slot was made for these types, and its place is the caller's.
+    unsafe fn place_mut(slot: SlotPtr) -> *mut () {
+        if Self::INLINE {
+            // SAFETY: the promise of the caller: the node has this layout.
+            let node = unsafe {
+                &*slot
+                    .as_ptr()
+                    .cast::<Node<In, Either<F::Value, OwnBody<S, F, In>>>>()
+            };
+            // SAFETY: the promise of the caller.
+            unsafe { node.place.write(|place| place.as_mut_ptr().cast()) }
+        } else {
+            // SAFETY: as above.
+            let node = unsafe { &*slot.as_ptr().cast::<Node<In, F::Value>>() };
+            // SAFETY: as above.
+            unsafe { node.place.write(|place| place.as_mut_ptr().cast()) }
+        }
+    }
+
+    /// # Safety
+    /// The slot was made for these types, and the caller holds its claim.
     unsafe fn start(slot: SlotPtr, core: CorePtr) -> NonNull<Body> {
         // SAFETY: the promise of the caller.
-        let node = unsafe { Node::<In, F::Value>::of(slot) };
-        let input = node.input.clone();
+        let input = unsafe { input::<In>(slot) }.clone();
         let ctx = Ctx::<S>::of_body(core, slot);
         if let Some(fakes) = core.fakes()
             && let Some(fake) = fakes.get(&type_id::<S, F, In>())
             && let Some(fake) = fake.downcast_ref::<Fake<S, In, F::Value, F::Error>>()
         {
-            return TypedBody::<In, F::Value, F::Error, _>::boxed(fake(ctx, input));
+            return TypedBody::<S, F, In, _>::boxed(fake(ctx, input));
         }
         // SAFETY: a task has no bytes (asserted in META), is Copy, and one was given to the call that made this slot.
         let task = unsafe { NonNull::<F>::dangling().read() };
-        TypedBody::<In, F::Value, F::Error, _>::boxed(task.call(ctx, input))
+        let future = task.call(ctx, input);
+        if Self::INLINE {
+            // SAFETY: the claim is held, and there is no value.
+            let place = unsafe { Self::place_mut(slot) }.cast::<OwnBody<S, F, In>>();
+            // SAFETY: the place is large enough (`Either`).
+            unsafe {
+                place.write(TypedBody::new(
+                    future,
+                    Body::drop_in_place::<OwnBody<S, F, In>>,
+                ))
+            };
+            // SAFETY: it is a place in a node.
+            unsafe { NonNull::new_unchecked(place.cast()) }
+        } else {
+            TypedBody::<S, F, In, _>::boxed(future)
+        }
     }
 
     /// # Safety
     /// The slot was made for these types and belongs to the context.
     unsafe fn renew(slot: SlotPtr, core: CorePtr) -> SlotPtr {
         // SAFETY: the promise of the caller.
-        let node = unsafe { Node::<In, F::Value>::of(slot) };
-        core.find_or_insert::<S, F, In, In>(slot.hash, node.input.clone())
+        let input = unsafe { input::<In>(slot) }.clone();
+        core.find_or_insert::<S, F, In, In>(slot.hash, input)
     }
 
     /// # Safety
     /// The slot was made for these types and was seen DONE.
     unsafe fn value(slot: SlotPtr) -> NonNull<()> {
         // SAFETY: the promise of the caller.
-        let node = unsafe { Node::<In, F::Value>::of(slot) };
-        // SAFETY: as above.
-        NonNull::from(unsafe { node.value() }).cast()
+        NonNull::from(unsafe { value::<S, F, In>(slot) }).cast()
     }
 
     /// # Safety
     /// The slot was made for these types and has a value that nobody reads any more.
     unsafe fn drop_value(slot: SlotPtr) {
         // SAFETY: the promise of the caller.
-        let node = unsafe { Node::<In, F::Value>::of(slot) };
+        let place = unsafe { Self::place_mut(slot) };
         // SAFETY: as above.
-        let value = unsafe { node.value.write(|value| &raw mut *value) };
-        // SAFETY: as above; `MaybeUninit<T>` is laid out as `T`.
-        unsafe { value.cast::<F::Value>().drop_in_place() };
+        unsafe { place.cast::<F::Value>().drop_in_place() };
     }
 
     /// # Safety
     /// The slot was made for these types and nobody has it any more.
     unsafe fn free(slot: SlotPtr) {
-        // SAFETY: the node came out of a box (`new_node`); value and error are dropped already.
-        drop(unsafe { Box::from_raw(slot.as_ptr().cast::<Node<In, F::Value>>()) });
+        // The node came out of a box (`new_node`); value, error and body are dropped already.
+        if Self::INLINE {
+            let node = slot
+                .as_ptr()
+                .cast::<Node<In, Either<F::Value, OwnBody<S, F, In>>>>();
+            // SAFETY: the promise of the caller.
+            drop(unsafe { Box::from_raw(node) });
+        } else {
+            let node = slot.as_ptr().cast::<Node<In, F::Value>>();
+            // SAFETY: the promise of the caller.
+            drop(unsafe { Box::from_raw(node) });
+        }
     }
 }
 
-/// A body: the task's future, boxed.
+/// A body: the task's future, behind what it knows to do.
 #[repr(C)]
-struct TypedBody<In, T, E, Fut> {
+struct TypedBody<S, F, In, Fut> {
     head: Body,
     future: Fut,
-    types: PhantomData<fn(In, T, E)>,
+    types: PhantomData<fn(S, F, In)>,
 }
 
-impl<In, T, E, Fut> TypedBody<In, T, E, Fut>
+impl Body {
+    /// # Safety
+    /// The body is a `B`, alive, and not used after this.
+    unsafe fn drop_in_place<B>(body: NonNull<Body>) {
+        // SAFETY: the promise of the caller.
+        unsafe { body.cast::<B>().drop_in_place() };
+    }
+
+    /// # Safety
+    /// The body is a `B` out of a box, alive, and not used after this.
+    unsafe fn drop_box<B>(body: NonNull<Body>) {
+        // SAFETY: the promise of the caller. If the future's destructor unwinds, the memory is freed all the same.
+        drop(unsafe { Box::from_raw(body.cast::<B>().as_ptr()) });
+    }
+}
+
+impl<S, F, In, Fut> TypedBody<S, F, In, Fut>
 where
-    E: Into<crate::BoxError> + 'static,
-    Fut: Future<Output = Result<T, E>>,
+    S: Send + Sync + 'static,
+    F: Task<S, In>,
+    In: Input,
+    Fut: Future<Output = Result<F::Value, F::Error>>,
 {
-    fn boxed(future: Fut) -> NonNull<Body> {
-        let body = Box::new(Self {
+    #[inline(always)]
+    fn new(future: Fut, drop: unsafe fn(NonNull<Body>)) -> Self {
+        Self {
             head: Body {
                 poll: Self::poll,
-                drop: Self::drop,
+                drop,
             },
             future,
             types: PhantomData,
-        });
+        }
+    }
+
+    fn boxed(future: Fut) -> NonNull<Body> {
+        let body = Box::new(Self::new(future, Body::drop_box::<Self>));
         NonNull::from(Box::leak(body)).cast()
     }
 
     /// # Safety
-    /// The body is of this type, alive, and the claim of its slot is held; the slot is of the types `In` and `T`.
+    /// The body is of this type, alive, and the claim of its slot is held; the slot is of these types.
     unsafe fn poll(
         body: NonNull<Body>,
         slot: SlotPtr,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), TaskError>> {
-        // SAFETY: the promise of the caller. The box is never moved out of, so the future is pinned.
-        let body = unsafe { body.cast::<Self>().as_mut() };
-        // SAFETY: as above.
-        let future = unsafe { Pin::new_unchecked(&mut body.future) };
-        future.poll(cx).map(|outcome| match outcome {
-            Ok(value) => {
-                // SAFETY: the promise of the caller.
-                let node = unsafe { Node::<In, T>::of(slot) };
+        // SAFETY: the promise of the caller.
+        let future = unsafe { &mut body.cast::<Self>().as_mut().future };
+        // SAFETY: as above. It is not moved out of its place or box, so it is pinned.
+        let Poll::Ready(outcome) = (unsafe { Pin::new_unchecked(future) }).poll(cx) else {
+            return Poll::Pending;
+        };
+        // The body goes first: the value may need its place.
+        // SAFETY: the claim is held.
+        unsafe { slot.take_body() };
+        // SAFETY: the body is alive.
+        let drop_body = unsafe { body.as_ref().drop };
+        // SAFETY: the body is alive, and not used after this.
+        let dropped = catch_unwind(AssertUnwindSafe(|| unsafe { drop_body(body) }));
+        Poll::Ready(match (outcome, dropped) {
+            (Ok(value), Ok(())) => {
                 // SAFETY: the claim is held, and a run writes once.
-                unsafe { node.write(value) };
+                unsafe { write::<S, F, In>(slot, value) };
                 Ok(())
             }
-            Err(error) => Err(TaskError::returned(slot.name(), error, slot.is_transient())),
+            (Err(error), Ok(())) => {
+                Err(TaskError::returned(slot.name(), error, slot.is_transient()))
+            }
+            (outcome, Err(payload)) => {
+                stack::contain(|| drop(outcome));
+                Err(TaskError::panicked(slot.name(), payload))
+            }
         })
-    }
-
-    /// # Safety
-    /// The body is of this type, alive, and not used after this.
-    unsafe fn drop(body: NonNull<Body>) {
-        // SAFETY: it came out of a box; if the future's destructor unwinds, the memory is freed all the same.
-        drop(unsafe { Box::from_raw(body.cast::<Self>().as_ptr()) });
     }
 }
