@@ -219,12 +219,23 @@ impl CorePtr {
         {
             self.table.each(|slot| slot.close(self));
         }
+        self.wake_hub();
+    }
+
+    fn wake_hub(self) {
         // ORDER: Acquire; pairs with the making of the hub.
         let hub = self.hub.load(Ordering::Acquire);
         // SAFETY: the hub lives as long as the context.
         if let Some(hub) = unsafe { hub.as_ref() } {
             hub.wake_all();
         }
+    }
+
+    /// Wakes everyone who waits in the context: what they relied on is gone.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn wake_everyone(self) {
+        self.table.each(|slot| slot.wake_all());
+        self.wake_hub();
     }
 
     #[inline]
@@ -450,7 +461,8 @@ impl CorePtr {
 /// # The end
 /// The context closes when the last handle that *you* made goes, or by [`cancel`](Ctx::cancel), its deadline or its token: bodies are
 /// dropped, and calls that wait return an error. Handles that tasks were given do not keep it open. Its memory goes with the last handle
-/// of any kind. (So a value or a state must not hold one of your handles of the same context: that would be a loop.)
+/// of any kind. (So neither a value nor the state may hold a handle of the same context, yours or a body's, nor a
+/// [`Held`](crate::Held) of it: that would be a loop, and the context would stay for good.)
 ///
 /// # Examples
 /// ```
@@ -561,7 +573,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     ///   [`forget`](Ctx::forget), unless it was marked [`transient`](Ctx::transient).
     /// * [`Panicked`](TaskErrorKind::Panicked): as `Failed`.
     /// * [`Cancelled`](TaskErrorKind::Cancelled), [`DeadlineExceeded`](TaskErrorKind::DeadlineExceeded): the context was closed
-    ///   before there was a value. Never kept.
+    ///   before there was a value. Never kept; an error of this kind that a body passes on from another context is, as any failure.
     /// * [`Cycle`](TaskErrorKind::Cycle): the call would wait for itself.
     /// * [`TooDeep`](TaskErrorKind::TooDeep): see [`Builder::max_depth`].
     /// * [`NoRuntime`](TaskErrorKind::NoRuntime): the context has a deadline or a token, the call must wait, and there is no tokio
@@ -619,7 +631,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     /// As [`run`](Ctx::run).
     ///
     /// # Cost
-    /// An empty slot stays until the context ends.
+    /// The slot and the input stay until the context ends.
     ///
     /// # Examples
     /// ```
@@ -922,8 +934,8 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     }
 
     /// Closes the context: calls that wait, and later calls that would have to run or wait, return
-    /// [`Cancelled`](TaskErrorKind::Cancelled). Bodies are dropped before this returns, one that is being polled when its poll returns. Values that are
-    /// there are still given.
+    /// [`Cancelled`](TaskErrorKind::Cancelled). Bodies are dropped before this returns, one that is being polled when its poll returns (and, if several
+    /// threads close the context at once or this is itself inside of a drop, when the last of them returns). Values that are there are still given.
     pub fn cancel(&self) {
         self.core.close(Reason::Cancelled);
     }
@@ -938,7 +950,8 @@ impl<S: Send + Sync + 'static> Ctx<S> {
 
     /// Waits until the context is closed.
     ///
-    /// In a context with a deadline or a token this needs a tokio runtime to be told; without one only [`cancel`](Ctx::cancel) ends it.
+    /// In a context with a deadline or a token this needs a tokio runtime (with its timers enabled) to be told; without one only
+    /// [`cancel`](Ctx::cancel) ends it.
     ///
     /// # Cancel safety
     /// May be dropped at any time.
@@ -1052,7 +1065,8 @@ impl<S: Send + Sync + 'static> Builder<S> {
     /// Closes the context when this much time has passed since now: calls that wait, and later ones that would have to, return
     /// [`DeadlineExceeded`](TaskErrorKind::DeadlineExceeded). Zero: at once.
     ///
-    /// The clock is tokio's, and so is the timer: the first call that must wait needs a tokio runtime.
+    /// The clock is tokio's, and so is the timer: a call that must wait needs a tokio runtime with its timers enabled, or it returns
+    /// [`NoRuntime`](TaskErrorKind::NoRuntime).
     ///
     /// # Examples
     /// ```

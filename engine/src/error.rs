@@ -83,7 +83,17 @@ struct Root {
     cause: Cause,
 }
 
+impl Drop for Root {
+    fn drop(&mut self) {
+        // An error of the user's may hold a `TaskError`, whose root holds another, and so on.
+        if let Cause::Error(error) = std::mem::replace(&mut self.cause, Cause::Dropped) {
+            crate::stack::drop_error(error);
+        }
+    }
+}
+
 enum Cause {
+    Dropped,
     Error(BoxError),
     #[cfg(feature = "anyhow")]
     Anyhow(anyhow::Error),
@@ -140,12 +150,6 @@ impl TaskError {
         let mut next = self.source();
         while let Some(error) = next {
             if let Some(found) = error.downcast_ref::<E>() {
-                return Some(found);
-            }
-            // An error in the chain may itself hold a failure of another context.
-            if let Some(other) = error.downcast_ref::<TaskError>()
-                && let Some(found) = other.downcast_ref::<E>()
-            {
                 return Some(found);
             }
             next = error.source();
@@ -404,6 +408,7 @@ impl fmt::Display for TaskError {
                  call it inside `#[tokio::main]` or under `Runtime::enter`"
             ),
             Cause::Closed(why) => f.write_str(why),
+            Cause::Dropped => Ok(()),
         }
     }
 }

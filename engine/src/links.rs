@@ -35,16 +35,20 @@ mod without {
 
 #[cfg(feature = "tokio")]
 mod with {
+    use std::future::{Future, poll_fn};
+    use std::panic::catch_unwind;
+    use std::pin::pin;
     use std::sync::{Arc, Mutex, PoisonError};
+    use std::task::Poll;
     use std::time::Duration;
 
     use tokio::runtime::Handle;
     use tokio::task::AbortHandle;
-    use tokio::time::Instant;
+    use tokio::time::{Instant, Sleep};
     use tokio_util::sync::CancellationToken;
 
     use crate::TaskError;
-    use crate::context::{CorePtr, Reason};
+    use crate::context::{CorePtr, Reason, Strong};
 
     #[derive(Default)]
     pub(crate) struct Links {
@@ -96,26 +100,47 @@ mod with {
 
         /// Starts the watcher unless there is one.
         pub(crate) fn arm(&self, core: CorePtr, task: &'static str) -> Result<(), TaskError> {
-            let mut watcher = lock(&self.watcher);
-            if watcher.core.is_some() {
-                return Ok(());
+            {
+                let mut watcher = lock(&self.watcher);
+                if watcher.core.is_some() {
+                    return Ok(());
+                }
+                watcher.core = Some(core);
             }
-            let runtime = Handle::try_current().map_err(|_| {
+            // From here on whoever drops `armed` empties the cell and wakes those who rely on it.
+            let armed = Armed(self.watcher.clone());
+            let no_runtime = || {
                 TaskError::no_runtime(
                     task,
                     "the deadline or the cancellation token of its context",
                 )
+            };
+            let runtime = Handle::try_current().map_err(|_| no_runtime())?;
+            // A runtime without timers panics here, and better here than in the watcher.
+            let timer = catch_unwind(|| self.deadline.map(tokio::time::sleep_until));
+            let timer = timer.map_err(|payload| {
+                crate::stack::discard(payload);
+                no_runtime()
             })?;
-            watcher.core = Some(core);
-            let watch = watch(
-                Armed(self.watcher.clone()),
-                self.deadline,
-                self.token.clone(),
-            );
-            watcher.task = Some(runtime.spawn(watch).abort_handle());
-            // The context may have been closed before the cell was full; then nobody empties it but us.
+            // Not under the lock: a runtime that is shut down drops the watcher inside `spawn`.
+            let watch = watch(armed, timer, self.token.clone());
+            let watching = runtime.spawn(watch).abort_handle();
+            let mut watcher = lock(&self.watcher);
+            if watcher.core.is_none() {
+                drop(watcher);
+                watching.abort();
+                // Closed meanwhile, which the caller sees; or the runtime is gone.
+                return if core.is_closed() {
+                    Ok(())
+                } else {
+                    Err(no_runtime())
+                };
+            }
+            watcher.task = Some(watching);
+            drop(watcher);
             if core.is_closed() {
-                watcher.core = None;
+                // It was closed before the cell was full, so nobody has emptied it.
+                self.disarm();
             }
             Ok(())
         }
@@ -133,38 +158,47 @@ mod with {
         }
     }
 
-    async fn watch(armed: Armed, deadline: Option<Instant>, token: Option<CancellationToken>) {
-        let cancelled = async {
-            match &token {
-                Some(token) => token.cancelled().await,
-                None => std::future::pending().await,
+    async fn watch(armed: Armed, timer: Option<Sleep>, token: Option<CancellationToken>) {
+        let mut timer = pin!(timer);
+        let mut cancelled = pin!(token.as_ref().map(CancellationToken::cancelled));
+        let reason = poll_fn(|cx| {
+            if let Some(cancelled) = cancelled.as_mut().as_pin_mut()
+                && cancelled.poll(cx).is_ready()
+            {
+                Poll::Ready(Reason::Cancelled)
+            } else if let Some(timer) = timer.as_mut().as_pin_mut()
+                && timer.poll(cx).is_ready()
+            {
+                Poll::Ready(Reason::Deadline)
+            } else {
+                Poll::Pending
             }
-        };
-        let reason = match deadline {
-            None => {
-                cancelled.await;
-                Reason::Cancelled
-            }
-            Some(at) => match tokio::time::timeout_at(at, cancelled).await {
-                Ok(()) => Reason::Cancelled,
-                Err(_) => Reason::Deadline,
-            },
-        };
-        // The handle is taken under the lock: who frees the context empties the cell before.
-        let context = lock(&armed.0).core.take().map(CorePtr::strong);
-        if let Some(context) = context {
+        })
+        .await;
+        if let Some(context) = armed.take() {
             context.core().close(reason);
         }
     }
 
-    /// The watcher's end of the cell. If its runtime goes first, the next call that waits starts another.
+    /// The watcher's end of the cell.
     struct Armed(Arc<Mutex<Watcher>>);
+
+    impl Armed {
+        /// Empties the cell. A handle of the context, if it is not closed yet.
+        fn take(&self) -> Option<Strong> {
+            let mut watcher = lock(&self.0);
+            watcher.task = None;
+            // The handle is taken under the lock: who frees the context empties the cell before.
+            watcher.core.take().map(CorePtr::strong)
+        }
+    }
 
     impl Drop for Armed {
         fn drop(&mut self) {
-            let mut watcher = lock(&self.0);
-            watcher.core = None;
-            watcher.task = None;
+            // The runtime goes before the context: those who wait look again, and start another watcher or say that they cannot.
+            if let Some(context) = self.take() {
+                context.core().wake_everyone();
+            }
         }
     }
 }

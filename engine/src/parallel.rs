@@ -180,13 +180,10 @@ impl Fan {
         }
         for call in &mut self.calls {
             call.leave(caller);
-            #[cfg(feature = "tokio")]
-            if let State::Helped { .. } = &state
-                && !call.slot().look().is_terminal()
-            {
-                // A helper that waits here sees that nobody needs it.
-                call.slot().hub().wake_all();
-            }
+        }
+        #[cfg(feature = "tokio")]
+        if let State::Helped { group, .. } = &state {
+            group.dismiss();
         }
     }
 }
@@ -595,9 +592,22 @@ mod helpers {
             });
         }
 
+        /// Nobody waits for the group any more. Helpers end at their next look.
         pub(super) fn stop(&self) {
-            // ORDER: Relaxed; a hint: who misses it finds that nobody is counted at its slot.
-            self.state.fetch_or(STOPPED, Ordering::Relaxed);
+            // ORDER: AcqRel; Release, for the helper that looks after it registered (`dismiss`).
+            self.state.fetch_or(STOPPED, Ordering::AcqRel);
+        }
+
+        /// After [`stop`](Self::stop): wakes the helpers that are parked. Their slots' callers do not know of them, so nobody else will.
+        pub(super) fn dismiss(&self) {
+            for slot in &self.slots {
+                slot.hub().wake_all();
+            }
+        }
+
+        fn is_stopped(&self) -> bool {
+            // ORDER: Acquire; pairs with `stop`, by way of the hub's word: a helper registers there, then looks here.
+            self.state.load(Ordering::Acquire) & STOPPED != 0
         }
 
         /// Polls the fan's own calls and looks after the others. `None`: the helpers are not to be relied on any more.
@@ -665,7 +675,8 @@ mod helpers {
             while let Some(at) = this.at {
                 let slot = this.group.slots[at];
                 let core = this.group.context.core();
-                if drive(slot, core, this.group.parent, &mut this.park, cx).is_pending() {
+                let stopped = || this.group.is_stopped();
+                if drive(slot, core, this.group.parent, stopped, &mut this.park, cx).is_pending() {
                     return Poll::Pending;
                 }
                 this.unpark(slot);
@@ -702,12 +713,16 @@ mod helpers {
         slot: SlotPtr,
         core: CorePtr,
         parent: Option<SlotPtr>,
+        stopped: impl Fn() -> bool,
         park: &mut Park,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         let mut drove = false;
         let mut registered = false;
         loop {
+            if stopped() {
+                return Poll::Ready(());
+            }
             let w = slot.look();
             let may_drive = !drove || !w.is_idle();
             if may_drive {

@@ -20,7 +20,7 @@ use crate::error::TaskError;
 use crate::held::Held;
 use crate::slot::{SlotPtr, Start, Word};
 use crate::stack::{self, Place};
-use crate::wake::Park;
+use crate::wake::{Park, queue};
 
 /// A caller of a slot, without types.
 pub(crate) struct RawRun {
@@ -69,7 +69,8 @@ impl RawRun {
     /// Counts this call without polling anything: a promise that it will (S2). For `spawn` and `parallel`.
     #[cfg(feature = "tokio")]
     pub(crate) fn enlist(&mut self, caller: Caller) -> Result<(), TaskError> {
-        loop {
+        // Counted already: the fan was polled again after something of the user's unwound.
+        while !self.counted {
             let w = self.slot.look();
             if w.is_dead() {
                 self.renew(caller);
@@ -82,13 +83,13 @@ impl RawRun {
                     caller.core.check_start(self.slot, caller.body)?;
                 }
                 self.join_edge(caller, w)?;
-                if self.slot.join(w) {
-                    self.counted = true;
-                    return Ok(());
+                self.counted = self.slot.join(w);
+                if !self.counted {
+                    self.drop_edge(caller.core);
                 }
-                self.drop_edge(caller.core);
             }
         }
+        Ok(())
     }
 
     /// The next slot for the same input: this one is forgotten.
@@ -573,7 +574,7 @@ impl<S: Send + Sync + 'static, T> Future for RunFresh<'_, S, T> {
         this.raw = None;
         Poll::Ready(outcome.map(|()| {
             // SAFETY: the slot is DONE and known to this call alone.
-            let value = unsafe { slot.empty_out() };
+            let value = unsafe { slot.take_value() };
             // SAFETY: its value is a `T` (`run_fresh`), and it is not in the slot any more.
             unsafe { value.cast::<T>().read() }
         }))
@@ -601,7 +602,9 @@ impl<S, T> fmt::Debug for RunFresh<'_, S, T> {
 pub(crate) fn block_on<F: Future + Unpin>(mut future: F) -> F::Output {
     // What is ready at once needs no waker.
     let mut cx = Context::from_waker(Waker::noop());
-    if let Poll::Ready(output) = Pin::new(&mut future).poll(&mut cx) {
+    // The synchronous part of a task may wait for one that waits for one ...
+    let mut poll = |cx: &mut Context<'_>| stack::with_room(|| Pin::new(&mut future).poll(cx));
+    if let Poll::Ready(output) = poll(&mut cx) {
         return output;
     }
     let unpark = Arc::new(Unpark {
@@ -611,9 +614,12 @@ pub(crate) fn block_on<F: Future + Unpin>(mut future: F) -> F::Output {
     let waker = Waker::from(unpark.clone());
     let mut cx = Context::from_waker(&waker);
     loop {
-        if let Poll::Ready(output) = Pin::new(&mut future).poll(&mut cx) {
+        if let Poll::Ready(output) = poll(&mut cx) {
             return output;
         }
+        // This may be inside of a wake or a drop that others on this thread wait for: nobody else would go on with them.
+        queue::drain();
+        stack::drop_later();
         // ORDER: Acquire; pairs with the Release of `wake`. The flag is ours, so nobody else's `unpark` is taken for a wake,
         // and ours is not lost if somebody else on this thread used it up.
         while !unpark.woken.swap(false, Ordering::Acquire) {

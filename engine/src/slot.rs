@@ -52,7 +52,7 @@
 //!   POLLING and read by who saw DONE or FAILED.
 //! * The hub exists before IDLE does (S5 makes it), so who sees IDLE sees the hub. Who sleeps without having seen IDLE goes
 //!   through S4, so whoever moves the word next sees what it registered.
-//! * DONE and FAILED never change. A cancellation is never an outcome: a body that ends with its own context's cancellation
+//! * DONE and FAILED never change (but for GONE, where nobody else looks for a value). A cancellation is never an outcome: a body that ends with its own context's cancellation
 //!   is dropped as if it were pending (S6).
 //! * No user code runs under a lock, and what it panics with is caught: in a body it is the outcome, elsewhere it ends there.
 //!
@@ -94,7 +94,9 @@ const DROPPING: usize = 3;
 const DONE: usize = 4;
 /// Terminal, with an error.
 const FAILED: usize = 5;
-/// Set in both terminal phases and in no other.
+/// Terminal, and the value was taken out: the run of a call without memoization, which only that call knows.
+const GONE: usize = 6;
+/// Set in the terminal phases and in no other.
 const TERMINAL: usize = 4;
 /// Somebody went to sleep without having seen IDLE; cleared by who leaves POLLING or DROPPING. Set: that one looks for a wake to pass on.
 const CONTENDED: usize = 1 << 3;
@@ -385,7 +387,7 @@ impl Slot {
         self.hub_if_made().is_some_and(Hub::is_woken)
     }
 
-    fn wake_all(&self) {
+    pub(crate) fn wake_all(&self) {
         if let Some(hub) = self.hub_if_made() {
             hub.wake_all();
         }
@@ -450,7 +452,7 @@ impl SlotPtr {
             }
             if w.is_idle() && w.callers() == 1 {
                 if self.change(w, ((w.0 - ONE) & !PHASE) | DROPPING) {
-                    stack::drop_body(self, || core.strong());
+                    stack::drop_body(self, core);
                     return;
                 }
             } else if self.change(w, w.0 - ONE) {
@@ -469,7 +471,7 @@ impl SlotPtr {
             if w.is_idle() {
                 // The closer takes it itself: a caller that is alive but never polled again must not keep a body.
                 if self.change(w, (w.0 & !PHASE) | DROPPING | CLOSED) {
-                    stack::drop_body(self, || core.strong());
+                    stack::drop_body(self, core);
                     break;
                 }
             } else if self.change(w, w.0 | CLOSED) {
@@ -523,14 +525,14 @@ impl SlotPtr {
                 let edge = edge.map_or(std::ptr::null_mut(), SlotPtr::as_ptr);
                 // ORDER: Release; read under the lock of the wait graph, by searches that come after a join of this run's body.
                 self.starter.store(edge, Ordering::Release);
-                let depth = if others {
+                // A slot with a hub may have run before: somebody who judged the old run may be on his way.
+                let depth = if others || self.hub_if_made().is_some() {
                     cycle::depth(core, parent, self)
                 } else {
                     parent.map_or(0, |parent| parent.depth() + 1)
                 };
-                // Never less than before: a join that saw the old run may be counted by the new one.
                 // ORDER: Relaxed; see `depth`.
-                self.depth.store(depth.max(self.depth()), Ordering::Relaxed);
+                self.depth.store(depth, Ordering::Relaxed);
                 if let Some(parent) = parent {
                     parent.set_has_called();
                 }
@@ -651,13 +653,13 @@ impl SlotPtr {
         stack::contain(|| unsafe { (self.meta.free)(self) });
     }
 
-    /// S7 for the run of a call without memoization: the value leaves the slot, which is then empty for good.
+    /// Takes the value out, for a call without memoization.
     ///
     /// # Safety
     /// The slot was seen DONE and only the caller knows it.
-    pub(crate) unsafe fn empty_out(self) -> NonNull<()> {
-        // ORDER: AcqRel; only `free` and the closer look at this slot after.
-        self.word.fetch_xor(DONE | DEAD, Ordering::AcqRel);
+    pub(crate) unsafe fn take_value(self) -> NonNull<()> {
+        // ORDER: AcqRel; who looks at this slot after (a search, a hop, the closer, `free`) is not interested in the value.
+        self.word.fetch_xor(DONE ^ GONE, Ordering::AcqRel);
         // SAFETY: the value was written before DONE was seen.
         unsafe { (self.meta.value)(self) }
     }
@@ -761,7 +763,7 @@ impl Claim {
                 continue;
             }
             if goes {
-                stack::drop_body(slot, || core.strong());
+                stack::drop_body(slot, core);
             } else if w.0 & CONTENDED != 0 && hub.is_woken() {
                 // S5a: somebody saw POLLING and slept, perhaps after the wake.
                 hub.wake_all();

@@ -18,7 +18,8 @@ use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Poll, Waker};
 
-use crate::context::Strong;
+use crate::BoxError;
+use crate::context::{CorePtr, Strong};
 use crate::slot::{Attempt, SlotPtr};
 
 /// How many polls may be nested before the next one hops, whatever the stack. Beyond some dozens nothing is gained.
@@ -73,7 +74,25 @@ struct Hop {
 
 struct Drops {
     nested: u32,
-    later: Vec<(SlotPtr, Strong)>,
+    later: Vec<Later>,
+}
+
+/// A drop that is put off.
+enum Later {
+    Body(SlotPtr, Strong),
+    Error(BoxError),
+}
+
+impl Later {
+    fn go(self) {
+        match self {
+            Later::Body(slot, context) => {
+                slot.drop_body_here();
+                drop(context);
+            }
+            Later::Error(error) => contain(|| drop(error)),
+        }
+    }
 }
 
 /// Where a call that wants to poll its slot may do so.
@@ -310,33 +329,59 @@ struct Waiting {
     again: bool,
 }
 
-/// Drops the body of a slot whose claim for dropping is held, now or when the outermost such drop of this thread ends.
-pub(crate) fn drop_body(slot: SlotPtr, context: impl FnOnce() -> Strong) {
-    let now = DROPS.try_with(|drops| {
+/// Drops the body of a slot whose claim for dropping is held, now or when the outermost drop of this thread ends.
+pub(crate) fn drop_body(slot: SlotPtr, core: CorePtr) {
+    nested_drop(slot, SlotPtr::drop_body_here, |slot| {
+        Later::Body(slot, core.strong())
+    });
+}
+
+/// Drops the error in a `TaskError`, which may hold another `TaskError`.
+pub(crate) fn drop_error(error: BoxError) {
+    nested_drop(error, drop, Later::Error);
+}
+
+fn nested_drop<T>(what: T, now: impl FnOnce(T), later: impl FnOnce(T) -> Later) {
+    let mut what = Some(what);
+    // The locals are gone if the thread is going down; then there is nothing to wait for.
+    let outermost = DROPS.try_with(|drops| {
         let mut drops = drops.borrow_mut();
-        if drops.nested >= NESTED_DROPS {
-            drops.later.push((slot, context()));
-            return None;
+        if drops.nested >= NESTED_DROPS
+            && let Some(what) = what.take()
+        {
+            drops.later.push(later(what));
+            return false;
         }
         drops.nested += 1;
-        Some(drops.nested == 1)
+        drops.nested == 1
     });
-    match now {
-        Ok(None) => {}
-        Ok(Some(outermost)) => {
-            slot.drop_body_here();
-            if outermost {
-                while let Some((slot, context)) = DROPS.with(|drops| drops.borrow_mut().later.pop())
-                {
-                    slot.drop_body_here();
-                    drop(context);
-                }
-            }
-            DROPS.with(|drops| drops.borrow_mut().nested -= 1);
+    let Some(what) = what else { return };
+    let _leave = outermost.ok().map(LeaveDrop);
+    now(what);
+}
+
+/// Leaves a drop, also when it unwinds; the outermost does what was put off.
+struct LeaveDrop(bool);
+
+impl Drop for LeaveDrop {
+    fn drop(&mut self) {
+        if self.0 {
+            drop_later();
         }
-        // The thread is going down and its locals are gone.
-        Err(_) => slot.drop_body_here(),
+        let _ = DROPS.try_with(|drops| drops.borrow_mut().nested -= 1);
     }
+}
+
+/// Does the drops that were put off on this thread.
+pub(crate) fn drop_later() {
+    while let Ok(Some(later)) = DROPS.try_with(|drops| drops.borrow_mut().later.pop()) {
+        later.go();
+    }
+}
+
+/// Calls `f` with enough stack for a poll.
+pub(crate) fn with_room<R>(f: impl FnOnce() -> R) -> R {
+    fresh(f)
 }
 
 /// Calls user code that must not unwind into ours: what it panics with has been shown by the panic hook and ends here.

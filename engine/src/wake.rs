@@ -25,6 +25,8 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
+#[cfg(feature = "tokio")]
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Wake, Waker};
 
@@ -173,7 +175,9 @@ impl Hub {
         {
             // SAFETY: the claim is exclusive, so nobody writes the field meanwhile.
             let handle = unsafe { self.runtime.read(Option::clone) };
-            let _entered = handle.as_ref().map(|h| h.enter());
+            // It panics on a thread that is going down; the body then finds out by itself.
+            let enter = || handle.as_ref().map(tokio::runtime::Handle::enter);
+            let _entered = catch_unwind(AssertUnwindSafe(enter));
             f()
         }
         #[cfg(not(feature = "tokio"))]
@@ -513,23 +517,24 @@ pub(crate) mod queue {
             if !self.0 {
                 return;
             }
-            loop {
-                let item = WAKES
-                    .try_with(|wakes| {
-                        let mut wakes = wakes.borrow_mut();
-                        let item = wakes.items.pop_front();
-                        wakes.entered = item.is_some();
-                        item
-                    })
-                    .unwrap_or_else(|_| late().pop_front());
-                match item {
-                    None => return,
-                    // A waker that panics must not keep the others asleep.
-                    Some(Item::Waker(waker)) => stack::contain(|| waker.wake()),
-                    Some(Item::Parked(parked)) => {
-                        if let Some(waker) = parked.cell.take() {
-                            stack::contain(|| waker.wake());
-                        }
+            drain();
+            let _ = WAKES.try_with(|wakes| wakes.borrow_mut().entered = false);
+        }
+    }
+
+    /// Makes the wakes that wait on this thread.
+    pub(crate) fn drain() {
+        loop {
+            let item = WAKES
+                .try_with(|wakes| wakes.borrow_mut().items.pop_front())
+                .unwrap_or_else(|_| late().pop_front());
+            match item {
+                None => return,
+                // A waker that panics must not keep the others asleep.
+                Some(Item::Waker(waker)) => stack::contain(|| waker.wake()),
+                Some(Item::Parked(parked)) => {
+                    if let Some(waker) = parked.cell.take() {
+                        stack::contain(|| waker.wake());
                     }
                 }
             }
