@@ -33,9 +33,9 @@ use std::task::{Context, Poll, RawWaker, RawWakerVTable, Wake, Waker};
 use event_listener::{Event, EventListener};
 
 use crate::stack;
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::cell::UnsafeCell;
+use crate::sync::{Arc, spin_hint};
 
 const WOKEN: usize = 1;
 const WAITERS: usize = 2;
@@ -444,6 +444,8 @@ impl WakerCell {
         let old = self.owner(|cell| std::mem::replace(cell, new.take()));
         drop(old);
         if let Some(waker) = new {
+            // The caller comes round again at once; the taker is between C3 and C4.
+            spin_hint();
             queue::scope(|| queue::push(queue::Item::Waker(waker)));
         }
     }

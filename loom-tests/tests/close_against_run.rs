@@ -8,6 +8,7 @@
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 
 use loom::thread;
 use watershed::{Ctx, TaskError, TaskErrorKind};
@@ -178,6 +179,31 @@ fn cancel_takes_the_body_of_a_caller_that_is_not_polled() {
         assert_eq!(other.join().unwrap(), 1);
         assert_eq!(tally.bodies(), 0, "a caller that sleeps keeps the body");
         assert_eq!(outcome(block_on(kept)), 1);
+        drop(ctx);
+        tally.assert_nothing_left();
+    });
+}
+
+/// The call is polled once, in the race, and is alive when all is over.
+#[test]
+fn cancel_during_a_poll_takes_the_body() {
+    explore(3, || {
+        let Scene { ctx, tally, .. } = Scene::new();
+        let cancellers = [0, 1].map(|_| {
+            let ctx = ctx.clone();
+            thread::spawn(move || ctx.cancel())
+        });
+        let mut kept = ctx.run(waiting, 7);
+        let early = poll_once(&mut kept).map(outcome);
+        assert!(matches!(early, Poll::Pending | Poll::Ready(1)));
+        for canceller in cancellers {
+            canceller.join().unwrap();
+        }
+        assert_eq!(tally.bodies(), 0, "a body that was being polled is kept");
+        if early.is_pending() {
+            assert_eq!(poll_once(&mut kept).map(outcome), Poll::Ready(1));
+        }
+        drop(kept);
         drop(ctx);
         tally.assert_nothing_left();
     });

@@ -7,8 +7,9 @@
 //! event:                           ---- fire --------'
 //! ```
 //!
-//! Explored with at most 2 preemptions, 3 where all events are fired before the race: the first poll
-//! comes before it, which makes that one small. The outcomes are one start and two. (The call borrows the context, so it stays in the main thread.)
+//! Explored with at most 2 preemptions, 3 where all events are fired before the race, and 1 where three
+//! callers leave (10 to 40 seconds with 2). The first poll comes before the race, which makes it small.
+//! The outcomes are one start and two. (The call borrows the context, so it stays in the main thread.)
 #![cfg(loom)]
 
 use std::convert::Infallible;

@@ -1,8 +1,8 @@
 //! Two threads call one task with one input: is there one run, and do both get its value?
 //!
-//! Explored with at most 2 preemptions; 3 where the body is ready at once, and 1 where two threads
-//! sleep and a third wakes them: with 2 that takes a minute, and `LOOM_MAX_PREEMPTIONS=2` does it. The
-//! outcomes are which thread started the run.
+//! Explored with at most 3 preemptions; 2 where one caller polls in between and sleeps, and 1 where both
+//! callers sleep until somebody else wakes them: with 2 those take 20 and 50 seconds, and
+//! `LOOM_MAX_PREEMPTIONS=2` does it. The outcomes are which thread started the run.
 #![cfg(loom)]
 
 use std::convert::Infallible;
@@ -94,7 +94,7 @@ fn body_that_is_ready_runs_once() {
 #[test]
 fn body_that_wakes_itself_runs_once() {
     static STARTERS: Seen = Seen::new();
-    explore(2, || {
+    explore(1, || {
         STARTERS.mark(race(|ctx| ctx.run(yielding, 7), |_| {}))
     });
     STARTERS.assert_all(2);
@@ -109,30 +109,45 @@ fn body_that_waits_for_an_event_runs_once() {
     STARTERS.assert_all(2);
 }
 
-/// The first caller is kept and not polled again: the other one has to drive.
-#[test]
-fn caller_that_is_not_polled_stalls_nobody() {
-    explore(2, || {
-        let tally = Tally::new();
-        let event = Arc::new(Event::default());
-        let ctx = Ctx::new(World {
-            tally: Arc::clone(&tally),
-            starter: Arc::default(),
-            event: Arc::clone(&event),
-        });
-        let mut kept = ctx.run(waiting, 7);
-        assert!(poll_once(&mut kept).is_pending());
-        let other = thread::spawn({
-            let ctx = ctx.clone();
-            move || block_on(ctx.run(waiting, 7)).unwrap().number
-        });
-        let firing = thread::spawn(move || event.fire());
-        assert_eq!(other.join().unwrap(), 7);
-        firing.join().unwrap();
-
-        assert!(matches!(poll_once(kept), Poll::Ready(Ok(value)) if value.number == 7));
-        assert_eq!(tally.starts(), 1);
-        drop(ctx);
-        tally.assert_nothing_left();
+/// One caller polls once and is kept, another waits, a third thread fires the event. `first` says whether the
+/// first poll of the kept one is before the race or in it.
+fn keep_one_unpolled(first: bool) {
+    let tally = Tally::new();
+    let event = Arc::new(Event::default());
+    let ctx = Ctx::new(World {
+        tally: Arc::clone(&tally),
+        starter: Arc::default(),
+        event: Arc::clone(&event),
     });
+    let mut kept = ctx.run(waiting, 7);
+    if first {
+        assert!(poll_once(&mut kept).is_pending());
+    }
+    let other = thread::spawn({
+        let ctx = ctx.clone();
+        move || block_on(ctx.run(waiting, 7)).unwrap().number
+    });
+    let firing = thread::spawn(move || event.fire());
+    let early = !first && poll_once(&mut kept).is_ready();
+    assert_eq!(other.join().unwrap(), 7);
+    firing.join().unwrap();
+
+    if !early {
+        let late = poll_once(&mut kept).map(|value| value.unwrap().number);
+        assert_eq!(late, Poll::Ready(7));
+    }
+    drop(kept);
+    assert_eq!(tally.starts(), 1);
+    drop(ctx);
+    tally.assert_nothing_left();
+}
+
+#[test]
+fn caller_that_is_not_polled_again_stalls_nobody() {
+    explore(3, || keep_one_unpolled(true));
+}
+
+#[test]
+fn caller_that_polls_in_between_and_sleeps_stalls_nobody() {
+    explore(2, || keep_one_unpolled(false));
 }
