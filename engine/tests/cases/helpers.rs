@@ -194,3 +194,21 @@ macro_rules! caller {
         tokio::spawn(async move { ctx.run($task, input).await.cloned() })
     }};
 }
+
+/// Shows `look` each source file of the engine.
+pub(crate) fn for_each_source(mut look: impl FnMut(&std::path::Path, &str)) {
+    let mut files = 0;
+    let mut folders = vec![std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files += 1;
+                look(&path, &std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    assert!(files >= 8, "looked at {files} files only");
+}

@@ -400,7 +400,7 @@ mod dropping_a_long_chain_does_not_recurse {
 
 /// R59: a process-wide place to keep results would be a `static` of the engine's.
 mod no_static_of_the_engine_holds_results {
-    use std::path::Path;
+    use crate::helpers::for_each_source;
 
     /// What could keep a value beyond its context.
     const KEEPS: [&str; 7] = ["Box<", "Arc<", "Ctx<", "Slot", "HashMap", "Trie", "Core"];
@@ -419,32 +419,16 @@ mod no_static_of_the_engine_holds_results {
             .collect()
     }
 
-    fn check(directory: &Path, files: &mut usize) {
-        for entry in std::fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                check(&path, files);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                *files += 1;
-                let source = std::fs::read_to_string(&path).unwrap();
-                assert!(
-                    offences(&source).is_empty(),
-                    "{}: {:?}",
-                    path.display(),
-                    offences(&source)
-                );
-            }
-        }
-    }
-
     #[test]
     fn in_the_sources() {
-        let mut files = 0;
-        check(
-            &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
-            &mut files,
-        );
-        assert!(files >= 8, "looked at {files} files only");
+        for_each_source(|path, source| {
+            assert!(
+                offences(source).is_empty(),
+                "{}: {:?}",
+                path.display(),
+                offences(source)
+            );
+        });
     }
 
     #[test]

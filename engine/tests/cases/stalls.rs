@@ -629,7 +629,7 @@ fn a_wake_by_the_body_itself_reaches_the_parked() {
 
 /// R49: nothing in the engine holds the guard of a lock or of a map over an await.
 mod no_guard_lives_across_an_await {
-    use std::path::Path;
+    use crate::helpers::for_each_source;
 
     /// Ways to get a guard.
     const GUARDS: [&str; 7] = [
@@ -677,32 +677,16 @@ mod no_guard_lives_across_an_await {
             .collect()
     }
 
-    fn check(directory: &Path, files: &mut usize) {
-        for entry in std::fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                check(&path, files);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                *files += 1;
-                let source = std::fs::read_to_string(&path).unwrap();
-                assert!(
-                    offences(&source).is_empty(),
-                    "{}: {:?}",
-                    path.display(),
-                    offences(&source)
-                );
-            }
-        }
-    }
-
     #[test]
     fn in_the_sources() {
-        let mut files = 0;
-        check(
-            &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
-            &mut files,
-        );
-        assert!(files >= 8, "looked at {files} files only");
+        for_each_source(|path, source| {
+            assert!(
+                offences(source).is_empty(),
+                "{}: {:?}",
+                path.display(),
+                offences(source)
+            );
+        });
     }
 
     #[test]

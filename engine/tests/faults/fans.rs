@@ -88,7 +88,8 @@ fn a_helper_whose_fan_has_failed_before_its_first_poll_ends() {
         runtime.block_on(async {
             let mut fan = ctx.parallel((slow.with(1), fails.with(2)));
             assert!(matches!(poll_once(&mut fan), Poll::Ready(Err(_))));
-            drop(fan);
+            settle().await;
+            assert_eq!(runtime.metrics().num_alive_tasks(), 0);
         });
     });
 }
@@ -106,6 +107,8 @@ fn a_helper_whose_fan_goes_while_its_runtime_stands_still_ends() {
         assert!(poll_once(&mut fan).is_pending());
         drop(inside);
         drop(fan);
+        runtime.block_on(settle());
+        assert_eq!(runtime.metrics().num_alive_tasks(), 0);
     });
 }
 
