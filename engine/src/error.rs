@@ -6,6 +6,7 @@
 //! links is a loop, never a recursion.
 
 use std::any::{Any, TypeId};
+use std::cell::Cell;
 use std::error::Error;
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -377,8 +378,41 @@ fn write_path(
     Ok(())
 }
 
+thread_local! {
+    /// How many errors are being written inside one another.
+    static WRITING: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Errors that hold one another are written this deep.
+const WRITTEN: u32 = 32;
+
+/// Writes one error by `write`, unless it is too deep inside of others.
+fn nested(
+    f: &mut fmt::Formatter<'_>,
+    write: impl FnOnce(&mut fmt::Formatter<'_>) -> fmt::Result,
+) -> fmt::Result {
+    struct Leave(u32);
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            WRITING.set(self.0);
+        }
+    }
+    let leave = Leave(WRITING.get());
+    if leave.0 >= WRITTEN {
+        return f.write_str("(and so on; see `source`)");
+    }
+    WRITING.set(leave.0 + 1);
+    write(f)
+}
+
 impl fmt::Display for TaskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        nested(f, |f| self.write(f))
+    }
+}
+
+impl TaskError {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let length = self.0.length;
         match &self.0.root.cause {
             // The cycle itself says which tasks.
@@ -415,6 +449,12 @@ impl fmt::Display for TaskError {
 
 impl fmt::Debug for TaskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        nested(f, |f| self.write_debug(f))
+    }
+}
+
+impl TaskError {
+    fn write_debug(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("TaskError");
         out.field("kind", &self.kind()).field("task", &self.task());
         match &self.0.root.cause {

@@ -517,6 +517,8 @@ mod helpers {
         next: AtomicUsize,
         /// The slots that were unfinished at the start.
         slots: Vec<SlotPtr>,
+        /// Which of the fan's calls each of them belongs to.
+        calls: Vec<usize>,
         parent: Option<SlotPtr>,
         waker: WakerCell,
         context: Strong,
@@ -530,8 +532,10 @@ mod helpers {
             caller: Caller,
             runtime: &Handle,
         ) -> (Arc<Self>, Option<usize>) {
-            let unfinished = |call: &&RawRun| !call.slot().look().is_terminal();
-            let slots: Vec<SlotPtr> = calls.iter().filter(unfinished).map(RawRun::slot).collect();
+            // By their place among the calls: two of them may be for one slot.
+            let unfinished = |&at: &usize| !calls[at].slot().look().is_terminal();
+            let calls_of_slots: Vec<usize> = (0..calls.len()).filter(unfinished).collect();
+            let slots: Vec<SlotPtr> = calls_of_slots.iter().map(|&at| calls[at].slot()).collect();
             let helpers = limit.min(slots.len()).saturating_sub(1);
             // A call that had ended before is not driven by anybody, but it may be the one that failed.
             let broken = calls.iter().any(|call| call.slot().look().is_failed());
@@ -539,6 +543,7 @@ mod helpers {
                 state: AtomicUsize::new(slots.len() * ONE + if broken { BROKEN } else { 0 }),
                 next: AtomicUsize::new(helpers),
                 slots,
+                calls: calls_of_slots,
                 parent: caller.body,
                 waker: WakerCell::new(),
                 context: caller.core.strong(),
@@ -551,8 +556,7 @@ mod helpers {
                     park: Park::default(),
                 }));
             }
-            let own = group.slots.last().copied();
-            let own = own.and_then(|own| calls.iter().position(|call| call.slot() == own));
+            let own = group.calls.last().copied();
             (group, own)
         }
 
@@ -625,9 +629,7 @@ mod helpers {
                     Poll::Ready(Ok(())) => {
                         // ORDER: AcqRel; as in `finished`.
                         self.state.fetch_sub(ONE, Ordering::AcqRel);
-                        let next = self.take().map(|at| self.slots[at]);
-                        *own =
-                            next.and_then(|next| calls.iter().position(|call| call.slot() == next));
+                        *own = self.take().map(|at| self.calls[at]);
                     }
                 }
             }

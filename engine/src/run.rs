@@ -619,7 +619,7 @@ pub(crate) fn block_on<F: Future + Unpin>(mut future: F) -> F::Output {
         }
         // This may be inside of a wake or a drop that others on this thread wait for: nobody else would go on with them.
         queue::drain();
-        stack::drop_later();
+        stack::with_room(stack::drop_later);
         // ORDER: Acquire; pairs with the Release of `wake`. The flag is ours, so nobody else's `unpark` is taken for a wake,
         // and ours is not lost if somebody else on this thread used it up.
         while !unpark.woken.swap(false, Ordering::Acquire) {

@@ -589,25 +589,35 @@ impl SlotPtr {
     /// Drops the body, for who moved the word to DROPPING, and S10.
     pub(crate) fn drop_body_here(self) {
         // SAFETY: DROPPING is a claim, and ours.
-        if let Some(body) = unsafe { self.take_body() } {
-            let drop = || {
-                stack::contain(|| {
-                    // SAFETY: the body was alive and in nobody else's hands.
-                    let drop = unsafe { body.as_ref().drop };
-                    // SAFETY: as above; it is not used after this.
-                    unsafe { drop(body) };
-                });
-            };
-            match self.hub_if_made() {
-                // SAFETY: DROPPING is a claim.
-                Some(hub) => unsafe { hub.with_runtime(drop) },
-                None => drop(),
-            }
-        }
+        unsafe { self.drop_body_in_runtime() };
         // ORDER: AcqRel (S10); Release: the body is gone before S1 starts another. And a read-modify-write: who joined
         // meanwhile stays counted.
         self.word.fetch_and(!(PHASE | CONTENDED), Ordering::AcqRel);
         self.wake_all();
+    }
+
+    /// Drops the body, if there is one, where it was polled. What it panics with ends here.
+    ///
+    /// # Safety
+    /// The caller holds POLLING or DROPPING.
+    unsafe fn drop_body_in_runtime(self) {
+        // SAFETY: the promise of the caller.
+        let Some(body) = (unsafe { self.take_body() }) else {
+            return;
+        };
+        let drop = || {
+            stack::contain(|| {
+                // SAFETY: the body was alive and in nobody else's hands.
+                let drop = unsafe { body.as_ref().drop };
+                // SAFETY: as above; it is not used after this.
+                unsafe { drop(body) };
+            });
+        };
+        match self.hub_if_made() {
+            // SAFETY: the promise of the caller.
+            Some(hub) => unsafe { hub.with_runtime(drop) },
+            None => drop(),
+        }
     }
 
     /// Puts in the value that `write` writes, for who holds the claim of S13.
@@ -677,14 +687,9 @@ impl Claim {
     /// The body ended: it is dropped, and the outcome is for everybody. (The value, if any, is in the slot.)
     fn finish(self, outcome: Result<(), TaskError>) -> Poll<()> {
         let slot = self.slot;
-        // A body that returned is gone (`TypedBody::poll`); one that panicked is there.
+        // A body that returned is gone (`TypedBody::poll`); one that panicked is there. A second panic adds nothing to the first.
         // SAFETY: the claim is ours.
-        if let Some(body) = unsafe { slot.take_body() } {
-            // SAFETY: the body is alive and ours.
-            let drop_body = unsafe { body.as_ref().drop };
-            // SAFETY: as above; it is not used after this. A second panic adds nothing to the first.
-            stack::contain(|| unsafe { drop_body(body) });
-        }
+        unsafe { slot.drop_body_in_runtime() };
         match outcome {
             Ok(()) => self.publish(DONE),
             Err(error) => return self.fail(error),

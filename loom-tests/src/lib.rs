@@ -5,7 +5,7 @@
 //! RUSTFLAGS="--cfg loom" cargo test -p watershed-loom-tests --release
 //! ```
 //!
-//! Without that cfg this crate and its tests are empty.
+//! Without that cfg this crate has the [schedules](schedule) instead, which are deterministic and run on one thread; the models are empty.
 //!
 //! Rules for a model:
 //! * At least two threads that race; what comes before the race is arranged before they start.
@@ -13,17 +13,27 @@
 //! * Bookkeeping ([`Tally`], [`Seen`]) is on std atomics: it adds no order and no branches, so a
 //!   model cannot pass because of it.
 //! * A model names its outcomes and asserts after the exploration that each was seen.
-#![cfg(loom)]
 
+#[cfg(not(loom))]
+pub mod schedule;
+
+#[cfg(loom)]
 use std::future::Future;
+#[cfg(loom)]
 use std::pin::pin;
+#[cfg(loom)]
 use std::sync::Arc;
+#[cfg(loom)]
 use std::sync::atomic::{AtomicUsize as StdAtomicUsize, Ordering::Relaxed};
+#[cfg(loom)]
 use std::task::{Context, Poll, Waker};
 
+#[cfg(loom)]
 use loom::future::AtomicWaker;
+#[cfg(loom)]
 use loom::sync::atomic::{AtomicBool, Ordering};
 
+#[cfg(loom)]
 /// Explores a model with at most `bound` preemptions, or `LOOM_MAX_PREEMPTIONS` if that is set, and
 /// prints how many executions there were.
 pub fn explore(bound: usize, model: impl Fn() + Send + Sync + 'static) {
@@ -45,6 +55,7 @@ pub fn explore(bound: usize, model: impl Fn() + Send + Sync + 'static) {
     );
 }
 
+#[cfg(loom)]
 /// Something that happens once and that one body waits for.
 #[derive(Debug, Default)]
 pub struct Event {
@@ -52,6 +63,7 @@ pub struct Event {
     waiter: AtomicWaker,
 }
 
+#[cfg(loom)]
 impl Event {
     /// Lets it happen and wakes the body.
     pub fn fire(&self) {
@@ -74,6 +86,7 @@ impl Event {
     }
 }
 
+#[cfg(loom)]
 /// Returns to whoever polls, once, having asked to be polled again.
 pub async fn yield_once() {
     let mut yielded = false;
@@ -88,16 +101,19 @@ pub async fn yield_once() {
     .await;
 }
 
+#[cfg(loom)]
 /// Polls a future to its end on this thread, which sleeps in between.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     loom::future::block_on(future)
 }
 
+#[cfg(loom)]
 /// Polls a future once, with a waker that wakes nobody.
 pub fn poll_once<F: Future + Unpin>(mut future: F) -> Poll<F::Output> {
     pin!(&mut future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
+#[cfg(loom)]
 /// Counts what the engine must do a certain number of times in each execution.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -107,6 +123,7 @@ pub struct Tally {
     values_dropped: StdAtomicUsize,
 }
 
+#[cfg(loom)]
 impl Tally {
     /// A fresh one.
     pub fn new() -> Arc<Self> {
@@ -162,6 +179,7 @@ impl Tally {
     }
 }
 
+#[cfg(loom)]
 /// A body under way.
 #[derive(Debug)]
 pub struct Body {
@@ -170,12 +188,14 @@ pub struct Body {
     tally: Arc<Tally>,
 }
 
+#[cfg(loom)]
 impl Drop for Body {
     fn drop(&mut self) {
         self.tally.ends.fetch_add(1, Relaxed);
     }
 }
 
+#[cfg(loom)]
 /// What a body gives.
 #[derive(Debug)]
 pub struct Value {
@@ -184,16 +204,19 @@ pub struct Value {
     tally: Arc<Tally>,
 }
 
+#[cfg(loom)]
 impl Drop for Value {
     fn drop(&mut self) {
         self.tally.values_dropped.fetch_add(1, Relaxed);
     }
 }
 
+#[cfg(loom)]
 /// The outcomes that the executions of a model came to.
 #[derive(Debug, Default)]
 pub struct Seen(StdAtomicUsize);
 
+#[cfg(loom)]
 impl Seen {
     /// None so far.
     pub const fn new() -> Self {

@@ -1,9 +1,9 @@
 //! A context is closed while another thread calls: does the caller always return, with a value or
 //! with `Cancelled`, and does nothing stay behind?
 //!
-//! Explored with at most 3 preemptions; 2 where a body's handle waits, and 1 where two threads sleep
-//! and a third closes (`LOOM_MAX_PREEMPTIONS=2` takes two minutes there). The outcomes are the value and
-//! the error.
+//! Explored with at most 3 preemptions; 2 where a body's handle waits or a poll is under way, and 1 where
+//! two threads sleep and a third closes (`LOOM_MAX_PREEMPTIONS=2` takes two minutes there). The outcomes
+//! are the value and the error.
 #![cfg(loom)]
 
 use std::convert::Infallible;
@@ -187,7 +187,7 @@ fn cancel_takes_the_body_of_a_caller_that_is_not_polled() {
 /// The call is polled once, in the race, and is alive when all is over.
 #[test]
 fn cancel_during_a_poll_takes_the_body() {
-    explore(3, || {
+    explore(2, || {
         let Scene { ctx, tally, .. } = Scene::new();
         let cancellers = [0, 1].map(|_| {
             let ctx = ctx.clone();

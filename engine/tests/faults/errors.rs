@@ -91,6 +91,38 @@ fn a_chain_of_errors_that_wrap_errors_drops_on_a_small_stack() {
     });
 }
 
+/// An application's error that shows what it holds, as many do.
+#[derive(Debug)]
+struct Shows(TaskError);
+
+impl fmt::Display for Shows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "shown {}", self.0)
+    }
+}
+
+impl Error for Shows {}
+
+#[test]
+fn errors_that_wrap_errors_are_written_on_a_small_stack() {
+    watched_on("written", SMALL_STACK, || {
+        let mut failed = TaskError::new(Bottom(7));
+        for _ in 0..10_000 {
+            failed = TaskError::new(Shows(failed));
+        }
+        assert!(
+            failed
+                .to_string()
+                .starts_with("failed: shown failed: shown ")
+        );
+        assert!(failed.to_string().ends_with("(and so on; see `source`)"));
+        assert!(format!("{failed:?}").contains("and so on"));
+        // The next one is written whole again.
+        let shallow = TaskError::new(Shows(TaskError::new(Bottom(7))));
+        assert_eq!(shallow.to_string(), "failed: shown failed: bottom 7");
+    });
+}
+
 #[test]
 fn downcast_ref_is_linear_in_the_wrappers() {
     // At 20 wrappers an exponential search is at a million already, and still ends.

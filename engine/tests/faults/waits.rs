@@ -1,7 +1,7 @@
 //! Threads that block on what they are to do themselves, and threads that are going down.
 
 use crate::SMALL_STACK;
-use crate::support::{Count, Drops, poll_once, poll_with, watched, watched_on};
+use crate::support::{Count, poll_once, poll_with, watched, watched_on};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::cell::RefCell;
@@ -216,15 +216,15 @@ fn the_first_wait_of_a_thread_may_come_from_a_destructor_of_its_locals() {
     }
 }
 
-async fn parks(ctx: Ctx<Drops>, _: ()) -> Result<(), TaskError> {
-    let _body = ctx.state().token();
-    std::future::pending().await
-}
-
 #[cfg(feature = "tokio")]
 #[test]
 fn a_context_that_ends_with_the_locals_of_a_thread_drops_its_bodies() {
-    use crate::support::current_thread;
+    use crate::support::{Drops, current_thread};
+
+    async fn parks(ctx: Ctx<Drops>, _: ()) -> Result<(), TaskError> {
+        let _body = ctx.state().token();
+        std::future::pending().await
+    }
 
     watched("a context that ends with a thread", || {
         let bodies = Drops::default();

@@ -117,7 +117,9 @@ struct Call {
     /// How often its run was polled when this poll of the call began.
     polls_before: usize,
     polling: bool,
-    /// It was told of something since it was polled last.
+    /// Which poll of its owner polled it last.
+    polled_in: usize,
+    /// It was told of something since it was polled last, or may have been.
     must_wake: bool,
     /// Where that can be seen.
     flag: Option<Arc<Flag>>,
@@ -224,9 +226,11 @@ impl Model {
 
     pub(super) fn call(&mut self, key: u16, private: bool, owner: Option<RunId>) -> CallId {
         let id = self.calls.len();
-        let taken = self.table.get(&key).copied().filter(|run| {
-            !private && matches!(self.runs[*run].state, State::Value(_))
-        });
+        let taken = self
+            .table
+            .get(&key)
+            .copied()
+            .filter(|run| !private && matches!(self.runs[*run].state, State::Value(_)));
         self.calls.push(Call {
             key,
             private,
@@ -235,6 +239,7 @@ impl Model {
             expect: Expect::Cancelled,
             polls_before: 0,
             polling: false,
+            polled_in: 0,
             must_wake: false,
             flag: None,
         });
@@ -242,7 +247,9 @@ impl Model {
             self.runs[owner].calls.push(id);
         }
         self.stats.calls += 1;
-        self.trace(|| format!("call {id} of {key} by run {owner:?}, private {private}, taken {taken:?}"));
+        self.trace(|| {
+            format!("call {id} of {key} by run {owner:?}, private {private}, taken {taken:?}")
+        });
         id
     }
 
@@ -304,6 +311,7 @@ impl Model {
     pub(super) fn poll_begin(&mut self, id: CallId) {
         let call = &mut self.calls[id];
         call.polling = true;
+        call.polled_in = call.owner.map_or(0, |owner| self.runs[owner].polls);
         call.must_wake = false;
         let (key, private, owner, state) = (call.key, call.private, call.owner, call.state);
         let expect = match state {
@@ -372,7 +380,9 @@ impl Model {
                     failed = Some(expected);
                 }
                 (state, got) => {
-                    self.fault(format!("call {id}: run {run} is {state:?}, and it got {got:?}"));
+                    self.fault(format!(
+                        "call {id}: run {run} is {state:?}, and it got {got:?}"
+                    ));
                     failed = got.err().map(foreign);
                 }
             },
@@ -429,7 +439,9 @@ impl Model {
             _ => {}
         }
         if error.kind() != expected.kind {
-            self.fault(format!("run {run} failed with {expected:?}, a caller got {text}"));
+            self.fault(format!(
+                "run {run} failed with {expected:?}, a caller got {text}"
+            ));
         }
         if error.kind() == TaskErrorKind::Failed {
             let made_by = error.downcast_ref::<Failure>().map(|failure| failure.run);
@@ -440,7 +452,9 @@ impl Model {
         if let Some(shown) = expected.display()
             && shown != text
         {
-            self.fault(format!("run {run} failed with \"{shown}\", a caller got \"{text}\""));
+            self.fault(format!(
+                "run {run} failed with \"{shown}\", a caller got \"{text}\""
+            ));
         }
         match &self.runs[run].seen {
             None => self.runs[run].seen = Some(text),
@@ -467,7 +481,11 @@ impl Model {
         for (index, name) in names.iter().enumerate() {
             let last = index + 1 == names.len();
             if last {
-                at = if at.contains(&from) { vec![to] } else { Vec::new() };
+                at = if at.contains(&from) {
+                    vec![to]
+                } else {
+                    Vec::new()
+                };
             } else if index > 0 {
                 let mut next = Vec::new();
                 for run in at {
@@ -522,7 +540,9 @@ impl Model {
             },
         };
         // One that was forgotten before it started is not in the table.
-        let expected = |run: &Run| run.key == key && run.is_running() && !run.started && run.private == private;
+        let expected = |run: &Run| {
+            run.key == key && run.is_running() && !run.started && run.private == private
+        };
         let found = found
             .filter(|run| expected(&self.runs[*run]))
             .or_else(|| self.runs.iter().position(expected));
@@ -566,6 +586,11 @@ impl Model {
 
     pub(super) fn body_poll_pending(&mut self, run: RunId) {
         self.trace(|| format!("polled run {run}: pending"));
+        for call in &self.runs[run].calls {
+            let call = &mut self.calls[*call];
+            // The body knows nothing of whose waker it was: this call may have been told (for nothing, even), and was not polled since.
+            call.must_wake |= call.flag.is_none() && call.polled_in != self.runs[run].polls;
+        }
         let it = &mut self.runs[run];
         it.polling = false;
         if it.callers.is_empty() || self.closed {
@@ -616,7 +641,9 @@ impl Model {
         } else {
             self.stats.dropped += 1;
             if !it.dropping {
-                self.fault(format!("the body of run {run} is dropped, and somebody waits for it"));
+                self.fault(format!(
+                    "the body of run {run} is dropped, and somebody waits for it"
+                ));
             }
             self.gone(run);
         }
@@ -692,8 +719,8 @@ impl Model {
 
     fn notify(&mut self, id: CallId) {
         let call = &mut self.calls[id];
-        // One that is being polled finds out by itself.
-        if !call.polling {
+        // One that is being polled finds out by itself; one that was told already need not be told again before it is polled.
+        if !call.polling && !call.must_wake {
             call.must_wake = true;
             if let Some(owner) = call.owner {
                 self.wake(owner);
@@ -762,6 +789,10 @@ impl Model {
         self.enders.push(Arc::clone(flag));
     }
 
+    pub(super) fn awaits_no_more(&mut self, flag: &Arc<Flag>) {
+        self.enders.retain(|its| !Arc::ptr_eq(its, flag));
+    }
+
     pub(super) fn close(&mut self) {
         if std::mem::replace(&mut self.closed, true) {
             return;
@@ -790,7 +821,9 @@ impl Model {
         for (run, polls) in self.owed.drain(..) {
             let it = &self.runs[run];
             if it.is_running() && it.polls <= polls {
-                faults.push(format!("run {run} wanted a poll, a caller was polled, and the body was not"));
+                faults.push(format!(
+                    "run {run} wanted a poll, a caller was polled, and the body was not"
+                ));
             }
         }
         for (id, run) in self.runs.iter().enumerate() {
@@ -814,6 +847,18 @@ impl Model {
         }
         for fault in faults {
             self.fault(fault);
+        }
+    }
+
+    /// How a run ended: with which sum, or with which failure, made in which run.
+    pub(super) fn outcome(
+        &self,
+        run: RunId,
+    ) -> Option<Result<u64, (TaskErrorKind, Option<RunId>)>> {
+        match &self.runs[run].state {
+            State::Value(sum) => Some(Ok(*sum)),
+            State::Failed(failed) => Some(Err((failed.kind, failed.made_by))),
+            State::Running | State::Gone => None,
         }
     }
 

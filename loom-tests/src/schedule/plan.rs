@@ -79,9 +79,16 @@ pub(super) enum Step {
     /// Waits for an event.
     Event(usize),
     /// Wakes itself and returns, so many times; by clone or by reference.
-    Yield { times: u8, by_clone: bool },
+    Yield {
+        times: u8,
+        by_clone: bool,
+    },
     /// Calls and waits.
-    Call { key: u16, fresh: bool, catch: bool },
+    Call {
+        key: u16,
+        fresh: bool,
+        catch: bool,
+    },
     /// Calls several and waits for all; each with a waker of its own, or all with the body's; the first error ends it, or none does.
     Join {
         keys: Vec<u16>,
@@ -90,7 +97,9 @@ pub(super) enum Step {
         catch: bool,
     },
     /// Calls several, takes the first that is ready, drops the others.
-    Race { keys: Vec<u16> },
+    Race {
+        keys: Vec<u16>,
+    },
     /// Calls, polls once, and looks at it again at the very end only.
     Keep(u16),
     /// Calls, polls once, and drops.
