@@ -72,6 +72,8 @@ struct Run {
     woken: bool,
     forgotten: bool,
     marked_transient: bool,
+    /// The one call of a run without memoization has taken the value along.
+    taken_out: bool,
     polls: usize,
     /// What the body returned, until it is dropped.
     result: Option<State>,
@@ -117,8 +119,6 @@ struct Call {
     /// How often its run was polled when this poll of the call began.
     polls_before: usize,
     polling: bool,
-    /// Which poll of its owner polled it last.
-    polled_in: usize,
     /// It was told of something since it was polled last, or may have been.
     must_wake: bool,
     /// Where that can be seen.
@@ -239,7 +239,6 @@ impl Model {
             expect: Expect::Cancelled,
             polls_before: 0,
             polling: false,
-            polled_in: 0,
             must_wake: false,
             flag: None,
         });
@@ -273,6 +272,7 @@ impl Model {
             woken: true,
             forgotten: false,
             marked_transient: false,
+            taken_out: false,
             polls: 0,
             result: None,
             seen: None,
@@ -311,7 +311,6 @@ impl Model {
     pub(super) fn poll_begin(&mut self, id: CallId) {
         let call = &mut self.calls[id];
         call.polling = true;
-        call.polled_in = call.owner.map_or(0, |owner| self.runs[owner].polls);
         call.must_wake = false;
         let (key, private, owner, state) = (call.key, call.private, call.owner, call.state);
         let expect = match state {
@@ -374,6 +373,7 @@ impl Model {
             (Expect::Outcome(run), Poll::Ready(got)) => match (self.runs[run].state.clone(), got) {
                 (State::Value(sum), Ok((by, its))) if (by, its) == (run, sum) => {
                     self.stats.values += 1;
+                    self.runs[run].taken_out = self.calls[id].private;
                 }
                 (State::Failed(expected), Err(error)) => {
                     self.compare(run, &expected, error);
@@ -572,6 +572,12 @@ impl Model {
     pub(super) fn body_poll_begin(&mut self, run: RunId) {
         self.stats.polls += 1;
         self.trace(|| format!("poll run {run}"));
+        for call in &self.runs[run].calls {
+            let call = &mut self.calls[*call];
+            // Nobody knows whose wake, of those that it waits for, this poll comes of (it may have come for nothing, even). So from now on
+            // any of them may have been told already, and is told again only after it is polled.
+            call.must_wake |= call.flag.is_none();
+        }
         let it = &mut self.runs[run];
         let first = it.polls == 0;
         it.polls += 1;
@@ -586,11 +592,6 @@ impl Model {
 
     pub(super) fn body_poll_pending(&mut self, run: RunId) {
         self.trace(|| format!("polled run {run}: pending"));
-        for call in &self.runs[run].calls {
-            let call = &mut self.calls[*call];
-            // The body knows nothing of whose waker it was: this call may have been told (for nothing, even), and was not polled since.
-            call.must_wake |= call.flag.is_none() && call.polled_in != self.runs[run].polls;
-        }
         let it = &mut self.runs[run];
         it.polling = false;
         if it.callers.is_empty() || self.closed {
@@ -866,7 +867,7 @@ impl Model {
     pub(super) fn values(&self) -> usize {
         self.runs
             .iter()
-            .filter(|run| run.private.is_none() && matches!(run.state, State::Value(_)))
+            .filter(|run| !run.taken_out && matches!(run.state, State::Value(_)))
             .count()
     }
 
