@@ -69,6 +69,9 @@ mod wake;
 pub use context::{Builder, Cancelled, Ctx};
 pub use error::{BoxError, TaskError, TaskErrorKind};
 pub use held::Held;
+#[cfg(loom)]
+#[doc(hidden)]
+pub use parallel::model;
 pub use parallel::{BoxedCall, RunAll};
 #[cfg(feature = "tokio")]
 pub use parallel::{Calls, Parallel, ParallelAll};

@@ -19,7 +19,7 @@ use crate::run::{Caller, RawRun, block_on};
 use crate::slot::SlotPtr;
 use crate::task::{Call, Input, Key, Task};
 
-#[cfg(feature = "tokio")]
+#[cfg(any(feature = "tokio", loom))]
 use helpers::Group;
 
 /// Calls that run together.
@@ -31,6 +31,9 @@ struct Fan {
     #[cfg_attr(not(feature = "tokio"), allow(dead_code))]
     // only `parallel` insists, and it comes with tokio
     insists: bool,
+    /// In a model: where helpers go, for the model's own threads to poll.
+    #[cfg(loom)]
+    helpers: Option<Arc<std::sync::Mutex<Vec<helpers::Helper>>>>,
 }
 
 enum State {
@@ -40,7 +43,7 @@ enum State {
         active: Vec<usize>,
         next: usize,
     },
-    #[cfg(feature = "tokio")]
+    #[cfg(any(feature = "tokio", loom))]
     Helped {
         group: Arc<Group>,
         /// The call that is driven here.
@@ -56,6 +59,8 @@ impl Fan {
             limit: limit.max(1),
             state: State::New,
             insists,
+            #[cfg(loom)]
+            helpers: None,
         }
     }
 
@@ -69,7 +74,7 @@ impl Fan {
                 State::Here { active, next } => {
                     Self::poll_here(&mut self.calls, self.limit, active, next, caller, cx)
                 }
-                #[cfg(feature = "tokio")]
+                #[cfg(any(feature = "tokio", loom))]
                 State::Helped { group, own } => {
                     match Group::poll(group, own, &mut self.calls, caller, cx) {
                         Some(polled) => polled,
@@ -90,7 +95,7 @@ impl Fan {
 
     /// Polls the calls on the caller's thread from now on.
     fn here(&mut self) {
-        #[cfg(feature = "tokio")]
+        #[cfg(any(feature = "tokio", loom))]
         if let State::Helped { group, .. } = &self.state {
             group.stop();
         }
@@ -100,13 +105,13 @@ impl Fan {
         };
     }
 
-    #[cfg(not(feature = "tokio"))]
+    #[cfg(not(any(feature = "tokio", loom)))]
     fn start(&mut self, _: Caller) -> Result<(), TaskError> {
         self.here();
         Ok(())
     }
 
-    #[cfg(feature = "tokio")]
+    #[cfg(any(feature = "tokio", loom))]
     fn start(&mut self, caller: Caller) -> Result<(), TaskError> {
         let unfinished = self
             .calls
@@ -117,21 +122,33 @@ impl Fan {
             self.here();
             return Ok(());
         }
-        let runtime = match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => runtime,
-            Err(_) if !self.insists => {
-                self.here();
-                return Ok(());
-            }
-            Err(_) => {
-                let task = self.calls[0].slot().name();
-                return Err(TaskError::no_runtime(task, "parallel calls"));
-            }
-        };
+        #[cfg(loom)]
+        if let Some(helpers) = self.helpers.clone() {
+            return self.start_with(caller, |helper| helpers.lock().unwrap().push(helper));
+        }
+        #[cfg(feature = "tokio")]
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // Not awaited and never aborted: a helper ends when its slots do, or when nobody needs it any more.
+            return self.start_with(caller, |helper| drop(runtime.spawn(helper)));
+        }
+        if self.insists {
+            let task = self.calls[0].slot().name();
+            return Err(TaskError::no_runtime(task, "parallel calls"));
+        }
+        self.here();
+        Ok(())
+    }
+
+    #[cfg(any(feature = "tokio", loom))]
+    fn start_with(
+        &mut self,
+        caller: Caller,
+        spawn: impl Fn(helpers::Helper),
+    ) -> Result<(), TaskError> {
         for call in &mut self.calls {
             call.enlist(caller)?;
         }
-        let (group, own) = Group::start(&self.calls, self.limit, caller, &runtime);
+        let (group, own) = Group::start(&self.calls, self.limit, caller, spawn);
         self.state = State::Helped { group, own };
         Ok(())
     }
@@ -174,14 +191,14 @@ impl Fan {
         if let State::Over = state {
             return;
         }
-        #[cfg(feature = "tokio")]
+        #[cfg(any(feature = "tokio", loom))]
         if let State::Helped { group, .. } = &state {
             group.stop();
         }
         for call in &mut self.calls {
             call.leave(caller);
         }
-        #[cfg(feature = "tokio")]
+        #[cfg(any(feature = "tokio", loom))]
         if let State::Helped { group, .. } = &state {
             group.dismiss();
         }
@@ -484,13 +501,11 @@ mod typed {
 }
 
 /// What runs on the runtime's threads.
-#[cfg(feature = "tokio")]
+#[cfg(any(feature = "tokio", loom))]
 mod helpers {
     use std::future::Future;
     use std::pin::Pin;
     use std::task::{Context, Poll};
-
-    use tokio::runtime::Handle;
 
     use super::{Caller, RawRun, SlotPtr, TaskError};
     use crate::context::{CorePtr, Strong};
@@ -530,7 +545,7 @@ mod helpers {
             calls: &[RawRun],
             limit: usize,
             caller: Caller,
-            runtime: &Handle,
+            spawn: impl Fn(Helper),
         ) -> (Arc<Self>, Option<usize>) {
             // By their place among the calls: two of them may be for one slot.
             let unfinished = |&at: &usize| !calls[at].slot().look().is_terminal();
@@ -549,12 +564,11 @@ mod helpers {
                 context: caller.core.strong(),
             });
             for at in 0..helpers {
-                // Not awaited and never aborted: it ends when its slots do, or when nobody is counted there any more.
-                drop(runtime.spawn(Helper {
+                spawn(Helper {
                     group: group.clone(),
                     at: Some(at),
                     park: Park::default(),
-                }));
+                });
             }
             let own = group.calls.last().copied();
             (group, own)
@@ -663,7 +677,7 @@ mod helpers {
     }
 
     /// Drives slots of a group on the runtime, one after another.
-    struct Helper {
+    pub(crate) struct Helper {
         group: Arc<Group>,
         at: Option<usize>,
         park: Park,
@@ -757,22 +771,31 @@ mod helpers {
     }
 
     /// Starts or joins a run in the background. It is counted before this returns.
+    #[cfg(feature = "tokio")]
     pub(crate) fn spawn(core: CorePtr, slot: SlotPtr) -> Result<(), TaskError> {
-        let runtime = Handle::try_current()
+        let runtime = tokio::runtime::Handle::try_current()
             .map_err(|_| TaskError::no_runtime(slot.name(), "a run in the background"))?;
-        let mut call = RawRun::new(slot);
-        call.enlist(Caller { core, body: None })?;
-        if !call.slot().look().is_terminal() {
-            drop(runtime.spawn(Spawned {
-                call,
-                context: core.strong(),
-            }));
+        if let Some(spawned) = promise(core, slot)? {
+            drop(runtime.spawn(spawned));
         }
         Ok(())
     }
 
+    /// Counts a caller for [`spawn`]; nothing if the run is over.
+    pub(crate) fn promise(core: CorePtr, slot: SlotPtr) -> Result<Option<Spawned>, TaskError> {
+        let mut call = RawRun::new(slot);
+        call.enlist(Caller { core, body: None })?;
+        if call.slot().look().is_terminal() {
+            return Ok(None);
+        }
+        Ok(Some(Spawned {
+            call,
+            context: core.strong(),
+        }))
+    }
+
     /// A caller that nobody awaits.
-    struct Spawned {
+    pub(crate) struct Spawned {
         call: RawRun,
         context: Strong,
     }
@@ -801,5 +824,62 @@ mod helpers {
             let caller = self.caller();
             self.call.leave(caller);
         }
+    }
+}
+
+/// For the models: what needs a runtime, with the model's own threads in its place.
+#[cfg(loom)]
+pub mod model {
+    use std::future::Future;
+
+    use super::helpers;
+    use super::{Arc, BoxedCall, Ctx, RunAll};
+    use crate::TaskError;
+
+    /// A future that drives calls of others.
+    pub type Driver = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    /// What [`Ctx::spawn`] gives to the runtime; nothing if the run is over.
+    ///
+    /// # Errors
+    /// As `spawn`.
+    pub fn spawn<S: Send + Sync + 'static>(
+        ctx: &Ctx<S>,
+        call: &BoxedCall<S>,
+    ) -> Result<Option<Driver>, TaskError> {
+        let spawned = helpers::promise(ctx.core(), call.slot(ctx))?;
+        Ok(spawned.map(|spawned| Box::pin(spawned) as Driver))
+    }
+
+    /// Where the helpers of a fan are found after its first poll.
+    #[derive(Default, Clone)]
+    pub struct Helpers(Arc<std::sync::Mutex<Vec<helpers::Helper>>>);
+
+    impl Helpers {
+        /// The helpers that were made so far.
+        pub fn take(&self) -> Vec<Driver> {
+            let mut helpers = self.0.lock().unwrap();
+            let drivers = helpers.drain(..);
+            drivers.map(|helper| Box::pin(helper) as Driver).collect()
+        }
+    }
+
+    impl std::fmt::Debug for Helpers {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("Helpers")
+        }
+    }
+
+    /// As [`Ctx::run_all`] on a runtime, at most `limit` at a time.
+    pub fn run_all<'a, S: Send + Sync + 'static>(
+        ctx: &'a Ctx<S>,
+        calls: &[BoxedCall<S>],
+        limit: usize,
+    ) -> (RunAll<'a, S>, Helpers) {
+        let mut all = ctx.run_all(calls.iter().cloned());
+        let helpers = Helpers::default();
+        all.fan.limit = limit.max(1);
+        all.fan.helpers = Some(helpers.0.clone());
+        (all, helpers)
     }
 }

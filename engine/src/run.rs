@@ -67,7 +67,7 @@ impl RawRun {
     }
 
     /// Counts this call without polling anything: a promise that it will (S2). For `spawn` and `parallel`.
-    #[cfg(feature = "tokio")]
+    #[cfg(any(feature = "tokio", loom))]
     pub(crate) fn enlist(&mut self, caller: Caller) -> Result<(), TaskError> {
         // Counted already: the fan was polled again after something of the user's unwound.
         while !self.counted {

@@ -34,7 +34,7 @@ impl Failed {
         match self.kind {
             TaskErrorKind::Cycle => Some(self.text.clone()),
             // Longer paths are shown in part.
-            TaskErrorKind::Failed | TaskErrorKind::Panicked if self.path.len() <= 12 => {
+            TaskErrorKind::Failed | TaskErrorKind::Panicked if self.path.len() < 12 => {
                 let names: Vec<_> = self.path.iter().map(|key| task_name(*key)).collect();
                 Some(format!("{} {}", names.join(" > "), self.text))
             }
@@ -706,9 +706,7 @@ impl Model {
         let it = &mut self.runs[run];
         if it.is_running() && it.started && !it.woken {
             it.woken = true;
-            if !it.polling {
-                self.notify_callers(run);
-            }
+            self.notify_callers(run);
         }
     }
 
@@ -723,7 +721,11 @@ impl Model {
         // One that is being polled finds out by itself; one that was told already need not be told again before it is polled.
         if !call.polling && !call.must_wake {
             call.must_wake = true;
-            if let Some(owner) = call.owner {
+            // If it was told for nothing, so was its owner.
+            let told = call.flag.as_ref().is_some_and(|flag| flag.is_set());
+            if let Some(owner) = call.owner
+                && !told
+            {
                 self.wake(owner);
             }
         }
