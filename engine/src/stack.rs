@@ -39,8 +39,6 @@ struct Nest {
     polls: Cell<u32>,
     /// The waker that the innermost poll gave to its body; null outside of any poll.
     waker: Cell<*const Waker>,
-    /// Where the stack of the base ends; 0 if not asked yet.
-    floor: Cell<usize>,
     /// Where the base's hops begin in the list.
     first_hop: Cell<usize>,
     /// How long the list of hops is.
@@ -51,7 +49,6 @@ crate::sync::local! {
     static NEST: Nest = Nest {
         polls: Cell::new(0),
         waker: Cell::new(std::ptr::null()),
-        floor: Cell::new(0),
         first_hop: Cell::new(0),
         hops: Cell::new(0),
     };
@@ -117,42 +114,21 @@ pub(crate) fn place(waker: &Waker) -> Place {
         if !outer.will_wake(waker) {
             return Place::Base;
         }
-        let room = nest.polls.get() < NESTED && {
-            if nest.floor.get() == 0 {
-                nest.floor.set(floor());
-            }
-            has_room(nest.floor.get())
-        };
+        let room = nest.polls.get() < NESTED && has_room();
         if room { Place::Nested } else { Place::Hop }
     })
 }
 
 #[cfg(not(loom))]
 #[inline]
-fn here() -> usize {
-    let on_stack = 0u8;
-    std::hint::black_box(&raw const on_stack).addr()
-}
-
-#[cfg(not(loom))]
-fn floor() -> usize {
-    // Unknown (an exotic platform): the count alone bounds the nesting.
-    stacker::remaining_stack().map_or(1, |bytes| here().saturating_sub(bytes).max(1))
-}
-
-#[cfg(not(loom))]
-#[inline]
-fn has_room(floor: usize) -> bool {
-    here().wrapping_sub(floor) > RED_ZONE_BYTES
+fn has_room() -> bool {
+    // Unknown on an exotic platform: the count alone bounds the nesting then.
+    stacker::remaining_stack().is_none_or(|bytes| bytes > RED_ZONE_BYTES)
 }
 
 // loom runs its threads on small stacks of its own, which `stacker` does not know: the count bounds the nesting.
 #[cfg(loom)]
-fn floor() -> usize {
-    1
-}
-#[cfg(loom)]
-fn has_room(_: usize) -> bool {
+fn has_room() -> bool {
     true
 }
 
@@ -161,10 +137,6 @@ fn has_room(_: usize) -> bool {
 pub(crate) fn enter<R>(waker: &Waker, f: impl FnOnce() -> R) -> R {
     let restore = NEST.with(|nest| {
         let polls = nest.polls.get();
-        if polls == 0 {
-            // This may be another stack than the last time.
-            nest.floor.set(0);
-        }
         nest.polls.set(polls + 1);
         Restore {
             polls,
@@ -209,14 +181,7 @@ fn base_inside<R>(f: impl FnOnce() -> R) -> (R, bool) {
             polls: nest.polls.replace(0),
             waker: nest.waker.replace(std::ptr::null()),
         };
-        let first_hop = nest.first_hop.replace(nest.hops.get());
-        (
-            restore,
-            OuterBase {
-                first_hop,
-                floor: nest.floor.get(),
-            },
-        )
+        (restore, OuterBase(nest.first_hop.replace(nest.hops.get())))
     });
     let result = fresh(|| {
         let result = f();
@@ -227,17 +192,12 @@ fn base_inside<R>(f: impl FnOnce() -> R) -> (R, bool) {
     result
 }
 
-struct OuterBase {
-    first_hop: usize,
-    floor: usize,
-}
+/// Where the hops of the base further out begin.
+struct OuterBase(usize);
 
 impl Drop for OuterBase {
     fn drop(&mut self) {
-        NEST.with(|nest| {
-            nest.first_hop.set(self.first_hop);
-            nest.floor.set(self.floor);
-        });
+        NEST.with(|nest| nest.first_hop.set(self.0));
     }
 }
 
