@@ -68,7 +68,7 @@ use std::any::TypeId;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use crate::context::CorePtr;
 use crate::cycle;
@@ -606,11 +606,14 @@ impl SlotPtr {
             return;
         };
         let drop = || {
-            stack::contain(|| {
-                // SAFETY: the body was alive and in nobody else's hands.
-                let drop = unsafe { body.as_ref().drop };
-                // SAFETY: as above; it is not used after this.
-                unsafe { drop(body) };
+            // As a poll: a destructor may call tasks, whose bodies have destructors.
+            stack::enter(Waker::noop(), || {
+                stack::contain(|| {
+                    // SAFETY: the body was alive and in nobody else's hands.
+                    let drop = unsafe { body.as_ref().drop };
+                    // SAFETY: as above; it is not used after this.
+                    unsafe { drop(body) };
+                });
             });
         };
         match self.hub_if_made() {

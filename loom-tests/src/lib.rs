@@ -5,15 +5,17 @@
 //! RUSTFLAGS="--cfg loom" cargo test -p watershed-loom-tests --release
 //! ```
 //!
-//! Without that cfg this crate has the [schedules](schedule) instead, which are deterministic and run on one thread; the models are empty.
+//! Without that cfg this crate has the schedules instead, which are deterministic and run on one thread; the models are empty.
 //!
 //! Rules for a model:
 //! * At least two threads that race; what comes before the race is arranged before they start.
 //! * One event for one body: loom's `AtomicWaker` holds one waker.
-//! * Bookkeeping ([`Tally`], [`Seen`]) is on std atomics: it adds no order and no branches, so a
+//! * Bookkeeping (`Tally`, `Seen`) is on std atomics: it adds no order and no branches, so a
 //!   model cannot pass because of it.
 //! * A model names its outcomes and asserts after the exploration that each was seen.
 
+#[cfg(loom)]
+pub mod scene;
 #[cfg(not(loom))]
 pub mod schedule;
 
@@ -114,6 +116,15 @@ pub fn poll_once<F: Future + Unpin>(mut future: F) -> Poll<F::Output> {
 }
 
 #[cfg(loom)]
+/// Polls a future to its end in a thread of its own.
+pub fn go<F>(future: F) -> loom::thread::JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    loom::thread::spawn(move || block_on(future))
+}
+
+#[cfg(loom)]
 /// Counts what the engine must do a certain number of times in each execution.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -121,6 +132,7 @@ pub struct Tally {
     ends: StdAtomicUsize,
     values_made: StdAtomicUsize,
     values_dropped: StdAtomicUsize,
+    passed: StdAtomicUsize,
 }
 
 #[cfg(loom)]
@@ -136,6 +148,7 @@ impl Tally {
         Body {
             number: self.starts.fetch_add(1, Relaxed),
             tally: Arc::clone(self),
+            claim: scene::Exclusive::new(),
         }
     }
 
@@ -149,6 +162,16 @@ impl Tally {
         }
     }
 
+    /// A body has come to the place that the model asks about.
+    pub fn pass(&self) {
+        self.passed.fetch_add(1, Relaxed);
+    }
+
+    /// Whether any body has.
+    pub fn passed(&self) -> bool {
+        self.passed.load(Relaxed) > 0
+    }
+
     /// Bodies begun.
     pub fn starts(&self) -> usize {
         self.starts.load(Relaxed)
@@ -157,6 +180,11 @@ impl Tally {
     /// Bodies that are there.
     pub fn bodies(&self) -> usize {
         self.starts() - self.ends.load(Relaxed)
+    }
+
+    /// Values made.
+    pub fn made(&self) -> usize {
+        self.values_made.load(Relaxed)
     }
 
     /// Values that are there.
@@ -186,11 +214,21 @@ pub struct Body {
     /// How many began before it.
     pub number: usize,
     tally: Arc<Tally>,
+    claim: scene::Exclusive,
+}
+
+#[cfg(loom)]
+impl Body {
+    /// Says that the body is being polled: loom reports a poll or a drop that races with it.
+    pub fn polled(&self) {
+        self.claim.touch();
+    }
 }
 
 #[cfg(loom)]
 impl Drop for Body {
     fn drop(&mut self) {
+        self.claim.touch();
         self.tally.ends.fetch_add(1, Relaxed);
     }
 }

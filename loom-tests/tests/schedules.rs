@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use watershed_loom_tests::schedule::{Mode, Stats, play_seeds};
 
-const FIXED: std::ops::Range<u64> = 0..4_000;
+const FIXED: std::ops::Range<u64> = 0..2_000;
 
 fn seconds() -> u64 {
     let seconds = std::env::var("SCHEDULE_SECONDS").ok();

@@ -4,10 +4,11 @@ use crate::support::{Count, Gate, now, poll_once, watched, watched_on};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::task::Poll;
-use watershed::{Ctx, TaskError};
+use std::task::{Context, Poll};
+use watershed::{Ctx, TaskError, TaskErrorKind};
 
 type Boxed = BoxFuture<'static, Result<u64, TaskError>>;
 
@@ -186,5 +187,41 @@ fn a_run_restarted_deeper_is_too_deep() {
         ctx.state().goes_on.store(true, SeqCst);
         let error = ctx.run(top, ()).wait().unwrap_err();
         assert_eq!(error.kind(), watershed::TaskErrorKind::TooDeep);
+    });
+}
+
+/// A body whose destructor calls the next one, each after a panic.
+struct Falls {
+    ctx: Ctx<()>,
+    n: u64,
+}
+
+impl Future for Falls {
+    type Output = Result<u64, TaskError>;
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        std::panic::resume_unwind(Box::new("falls"));
+    }
+}
+
+impl Drop for Falls {
+    fn drop(&mut self) {
+        if self.n > 0 {
+            let below = self.ctx.run(falls, self.n - 1).wait();
+            assert_eq!(below.unwrap_err().kind(), TaskErrorKind::Panicked);
+        }
+    }
+}
+
+fn falls(ctx: Ctx<()>, n: u64) -> Falls {
+    Falls { ctx, n }
+}
+
+#[test]
+fn destructors_that_call_bodies_that_panic_have_stack() {
+    watched_on("falls", 2 * 1024 * 1024, || {
+        let ctx = Ctx::new(());
+        let error = ctx.run(falls, 3_000).wait().unwrap_err();
+        assert_eq!(error.kind(), TaskErrorKind::Panicked);
+        assert!(ctx.peek(falls, &0).unwrap().is_err());
     });
 }

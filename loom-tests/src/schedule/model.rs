@@ -70,6 +70,8 @@ struct Run {
     dropping: bool,
     /// The body wants a poll.
     woken: bool,
+    /// In which step it was woken last.
+    woken_in: usize,
     forgotten: bool,
     marked_transient: bool,
     /// The one call of a run without memoization has taken the value along.
@@ -177,6 +179,11 @@ pub(super) struct Model {
     users: usize,
     /// Something happened after which results are not a function of the graph.
     pub(super) perturbed: bool,
+    step: usize,
+    /// How many bodies are being polled inside one another.
+    pub(super) nested: usize,
+    /// How many destructors are running inside one another.
+    destructors: usize,
     /// Bodies that must be polled before this step is over, and how often they were before.
     owed: Vec<(RunId, usize)>,
     /// Who awaits the end of the context.
@@ -270,6 +277,7 @@ impl Model {
             polling: false,
             dropping: false,
             woken: true,
+            woken_in: self.step,
             forgotten: false,
             marked_transient: false,
             taken_out: false,
@@ -289,6 +297,7 @@ impl Model {
     /// Whether `from` waits for `to`.
     fn waits(&self, from: RunId, to: RunId) -> bool {
         let mut seen = vec![from];
+        let mut is_seen = vec![false; self.runs.len()];
         let mut next = 0;
         while next < seen.len() {
             let at = seen[next];
@@ -299,7 +308,7 @@ impl Model {
             for call in &self.runs[at].calls {
                 if let CallState::Joined(run) = self.calls[*call].state
                     && self.runs[run].is_running()
-                    && !seen.contains(&run)
+                    && !std::mem::replace(&mut is_seen[run], true)
                 {
                     seen.push(run);
                 }
@@ -339,7 +348,9 @@ impl Model {
         if let Expect::Run(run) = expect {
             let it = &self.runs[run];
             self.calls[id].polls_before = it.polls;
-            if it.is_running() && !it.polling && !it.dropping && it.woken && !self.closed {
+            // Wakes made inside of something may come a little later; by the end of the step all have.
+            let knows = !it.started || it.woken_in < self.step;
+            if it.is_running() && !it.polling && !it.dropping && it.woken && knows && !self.closed {
                 self.owed.push((run, it.polls));
             }
         }
@@ -366,7 +377,7 @@ impl Model {
                 let it = &self.runs[run];
                 // Otherwise the base of the stack will drive it, or somebody does already.
                 if it.woken && !it.polling && it.polls > self.calls[id].polls_before {
-                    self.notify(id);
+                    self.notify(vec![id]);
                 }
                 return None;
             }
@@ -571,6 +582,7 @@ impl Model {
 
     pub(super) fn body_poll_begin(&mut self, run: RunId) {
         self.stats.polls += 1;
+        self.nested += 1;
         self.trace(|| format!("poll run {run}"));
         for call in &self.runs[run].calls {
             let call = &mut self.calls[*call];
@@ -624,6 +636,17 @@ impl Model {
 
     pub(super) fn mark_transient(&mut self, run: RunId) {
         self.runs[run].marked_transient = true;
+    }
+
+    /// A destructor runs; says whether it may call anything. Not while the context is being closed (some slots are, some are not yet), and not
+    /// below many others: that is the tasks' own recursion.
+    pub(super) fn enter_destructor(&mut self) -> bool {
+        self.destructors += 1;
+        self.destructors <= 8 && !self.closed
+    }
+
+    pub(super) fn leave_destructor(&mut self) {
+        self.destructors -= 1;
     }
 
     /// The body is dropped; `panics`: with a panic.
@@ -703,30 +726,44 @@ impl Model {
     /// The waker of a body is called.
     pub(super) fn wake(&mut self, run: RunId) {
         self.trace(|| format!("wake run {run}"));
-        let it = &mut self.runs[run];
-        if it.is_running() && it.started && !it.woken {
-            it.woken = true;
+        if self.becomes_woken(run) {
             self.notify_callers(run);
         }
     }
 
-    fn notify_callers(&mut self, run: RunId) {
-        for call in self.runs[run].callers.clone() {
-            self.notify(call);
+    /// False if somebody else sees to it.
+    fn becomes_woken(&mut self, run: RunId) -> bool {
+        let it = &mut self.runs[run];
+        let news = it.is_running() && it.started && !it.woken;
+        if news {
+            it.woken = true;
+            it.woken_in = self.step;
         }
+        news
     }
 
-    fn notify(&mut self, id: CallId) {
-        let call = &mut self.calls[id];
-        // One that is being polled finds out by itself; one that was told already need not be told again before it is polled.
-        if !call.polling && !call.must_wake {
+    fn notify_callers(&mut self, run: RunId) {
+        self.notify(self.runs[run].callers.clone());
+    }
+
+    /// Tells calls, and through them whoever waits for the bodies that made them. (A loop: chains are long.)
+    fn notify(&mut self, mut calls: Vec<CallId>) {
+        while let Some(id) = calls.pop() {
+            let call = &mut self.calls[id];
+            // One that is being polled finds out by itself; one that was told already need not be told again before it is polled.
+            if call.polling || call.must_wake {
+                continue;
+            }
             call.must_wake = true;
             // If it was told for nothing, so was its owner.
             let told = call.flag.as_ref().is_some_and(|flag| flag.is_set());
             if let Some(owner) = call.owner
                 && !told
             {
-                self.wake(owner);
+                self.trace(|| format!("call {id} wakes run {owner}"));
+                if self.becomes_woken(owner) {
+                    calls.extend(&self.runs[owner].callers);
+                }
             }
         }
     }
@@ -820,6 +857,7 @@ impl Model {
 
     /// What holds between two steps.
     pub(super) fn settle(&mut self) {
+        self.step += 1;
         let mut faults = Vec::new();
         for (run, polls) in self.owed.drain(..) {
             let it = &self.runs[run];

@@ -111,7 +111,9 @@ pub(super) enum Step {
     Stash,
     /// Wakes itself and goes on.
     WakeSelf,
-    /// Polls somebody else's call from inside.
+    /// Marks a failure transient that does not come, in the first run only.
+    MarkTransient,
+    /// Polls somebody else's call from inside; the highest numbers: everybody's.
     PollRoot(u8),
     /// Drops somebody else's call from inside.
     DropRoot(u8),
@@ -139,7 +141,8 @@ pub(super) enum OnDrop {
     Panics,
     /// Calls a task, polls once and drops.
     Calls(u16),
-    PollsRoot(u8),
+    /// Polls everybody's calls.
+    PollsRoots,
 }
 
 impl Program {
@@ -163,13 +166,15 @@ impl Program {
             let plan = program.plan_for(bytes, key, chain, plain);
             program.plans.insert(key, Arc::new(plan));
         }
+        // One that meets the depth at which polls hop.
+        let fork = if chain > 0 {
+            [0, 0, 64, 127, 128, 43][bytes.below(6)]
+        } else {
+            0
+        };
         for link in 0..chain {
             let steps = if link + 1 < chain {
-                vec![Step::Call {
-                    key: CHAIN + link + 1,
-                    fresh: false,
-                    catch: false,
-                }]
+                Self::link(link, chain, fork)
             } else {
                 program.last_of_chain(bytes, chain)
             };
@@ -182,15 +187,23 @@ impl Program {
         program
     }
 
+    /// What is at the bottom of a chain, where polls have hopped and drops have queued.
     fn last_of_chain(&self, bytes: &mut Bytes<'_>, chain: u16) -> Vec<Step> {
-        let mut steps = vec![match bytes.below(3) {
-            0 => Step::Event(0),
-            1 => Step::Yield {
+        let mut steps = vec![match bytes.below(8) {
+            0 | 1 => Step::Event(0),
+            2 => Step::Yield {
                 times: 1,
                 by_clone: false,
             },
-            _ => Step::WakeSelf,
+            3 => Step::WakeSelf,
+            4 => Step::Cancel,
+            5 => Step::DropRoot(bytes.next()),
+            6 => Step::Forget(CHAIN + bytes.below(usize::from(chain)) as u16),
+            _ => Step::PollRoot(u8::MAX),
         }];
+        if bytes.one_in(2) {
+            steps.push(Step::Event(1));
+        }
         if self.mode == Mode::Cyclic {
             steps.push(Step::Call {
                 key: if bytes.one_in(2) {
@@ -203,6 +216,31 @@ impl Program {
             });
         }
         steps
+    }
+
+    /// What a link of a chain does that is not the last.
+    fn link(link: u16, chain: u16, fork: u16) -> Vec<Step> {
+        let next = CHAIN + link + 1;
+        let call = Step::Call {
+            key: next,
+            fresh: false,
+            catch: false,
+        };
+        // Where polls hop, several calls may wait for the base at once.
+        if fork > 0 && link.is_multiple_of(fork) && link + 3 < chain {
+            let keys = vec![next + 2, next + 1, next];
+            return if fork.is_multiple_of(2) {
+                vec![Step::Join {
+                    keys,
+                    own_wakers: false,
+                    early: true,
+                    catch: true,
+                }]
+            } else {
+                vec![Step::Keep(next + 1), Step::PollAndDrop(next + 2), call]
+            };
+        }
+        vec![call]
     }
 
     /// Whom the task of `key` may call.
@@ -228,7 +266,7 @@ impl Program {
         let mut plan = Plan::default();
         for _ in 0..bytes.below(5) {
             let any = |bytes: &mut Bytes<'_>| bytes.below(usize::from(self.keys)) as u16;
-            let kind = bytes.below(if plain { 14 } else { 26 });
+            let kind = bytes.below(if plain { 14 } else { 28 });
             let step = match kind {
                 0..=2 => Step::Event(bytes.below(EVENTS)),
                 3 | 4 => Step::Yield {
@@ -241,7 +279,8 @@ impl Program {
                     };
                     Step::Call {
                         key: callee,
-                        fresh: bytes.one_in(6),
+                        // A circle of these has no end.
+                        fresh: bytes.one_in(6) && (callee < key || callee >= CHAIN),
                         catch: bytes.one_in(2),
                     }
                 }
@@ -276,6 +315,7 @@ impl Program {
                 19 | 20 => Step::WakeSelf,
                 21 | 22 => Step::PollRoot(bytes.next()),
                 23 => Step::DropRoot(bytes.next()),
+                26 => Step::MarkTransient,
                 24 if bytes.one_in(8) => Step::Cancel,
                 25 if bytes.one_in(8) => Step::DropMain,
                 _ => continue,
@@ -294,8 +334,8 @@ impl Program {
             plan.panics_at_start = end == 14;
             plan.on_drop = match bytes.next() {
                 n @ 1..=9 => OnDrop::Calls(u16::from(n) % self.keys),
-                n @ 10..=19 => OnDrop::PollsRoot(n),
-                20..=24 => OnDrop::Panics,
+                10..=29 => OnDrop::PollsRoots,
+                30..=34 => OnDrop::Panics,
                 _ => OnDrop::Nothing,
             };
         }

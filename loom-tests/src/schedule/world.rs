@@ -9,7 +9,7 @@ use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
 use watershed::{Ctx, Held, HeldRun, Run, RunFresh, TaskError};
@@ -18,7 +18,7 @@ use super::model::{CallId, Failed, Model, RunId, State, own_failure};
 use super::plan::{EVENTS, End, OnDrop, Plan, Program, Step};
 
 /// After so many runs tasks do nothing any more, so that every schedule ends.
-const MOST_RUNS: usize = 1_200;
+const MOST_RUNS: usize = 700;
 /// How many calls at the root there may be at a time.
 const MOST_ROOTS: usize = 24;
 /// How many old wakers are kept to be called again.
@@ -140,6 +140,8 @@ pub(super) struct World(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) program: Program,
+    /// How many polls may be nested where a task panics.
+    most_nested: usize,
     model: Mutex<Model>,
     /// The owner's handle.
     main: Mutex<Option<Ctx<World>>>,
@@ -148,6 +150,8 @@ pub(super) struct Inner {
     roots: Mutex<Vec<Option<Root>>>,
     events: Mutex<Events>,
     helds: Mutex<Vec<(RunId, u64, Held<Value>)>>,
+    /// Of calls that are over: nobody may keep a waker of theirs.
+    old_flags: Mutex<Vec<Weak<Flag>>>,
     pub(super) keys: Arc<()>,
     pub(super) values: Arc<()>,
     pub(super) failures: Arc<()>,
@@ -184,15 +188,17 @@ pub(super) enum Kind {
 }
 
 impl World {
-    pub(super) fn new(program: Program, trace: bool) -> Self {
+    pub(super) fn new(program: Program, most_nested: usize, trace: bool) -> Self {
         let world = Self(Arc::new(Inner {
             program,
+            most_nested,
             model: Mutex::new(Model::new(trace)),
             main: Mutex::default(),
             stash: Mutex::default(),
             roots: Mutex::default(),
             events: Mutex::default(),
             helds: Mutex::default(),
+            old_flags: Mutex::default(),
             keys: Arc::default(),
             values: Arc::default(),
             failures: Arc::default(),
@@ -200,6 +206,14 @@ impl World {
         world.model().user();
         *lock(&world.0.main) = Some(Ctx::new(world.clone()));
         world
+    }
+
+    /// Whether a task that is to panic does.
+    fn may_panic(&self) -> bool {
+        let mut model = self.model();
+        let may = model.nested <= self.0.most_nested;
+        model.perturbed |= !may;
+        may
     }
 
     pub(super) fn model(&self) -> MutexGuard<'_, Model> {
@@ -318,18 +332,37 @@ impl World {
         } else {
             waker
         };
-        if root
-            .future
-            .as_mut()
-            .poll(&mut Context::from_waker(&waker))
-            .is_pending()
-        {
+        let polled = root.future.as_mut().poll(&mut Context::from_waker(&waker));
+        drop(waker);
+        if polled.is_pending() {
             lock(&self.0.roots)[at] = Some(root);
+        } else {
+            self.is_over(&root.flag);
+        }
+    }
+
+    /// Between two steps nobody has the flag any more.
+    fn is_over(&self, flag: &Arc<Flag>) {
+        lock(&self.0.old_flags).push(Arc::downgrade(flag));
+    }
+
+    /// How many wakers are kept of calls that are over.
+    pub(super) fn kept_wakers(&self) -> usize {
+        let flags = std::mem::take(&mut *lock(&self.0.old_flags));
+        flags.iter().filter(|flag| flag.strong_count() > 0).count()
+    }
+
+    /// Polls every call at the root that is not being polled.
+    fn poll_roots(&self) {
+        for at in 0..self.places() {
+            self.poll_root(at, false);
         }
     }
 
     pub(super) fn drop_root(&self, at: usize) {
-        drop(self.take_root(at, |_| true));
+        if let Some(root) = self.take_root(at, |_| true) {
+            self.is_over(&root.flag);
+        }
     }
 
     pub(super) fn freeze_root(&self, at: usize) {
@@ -753,7 +786,7 @@ impl Body {
         } else {
             world.0.program.plan(key.id)
         };
-        if plan.panics_at_start {
+        if plan.panics_at_start && world.may_panic() {
             world.model().start_panicked(run);
             panics(run);
         }
@@ -786,10 +819,13 @@ impl Future for Body {
         let this = &mut *self;
         this.world.model().body_poll_begin(this.run);
         let Some(future) = &mut this.inside else {
+            this.world.model().nested -= 1;
             this.world.model().fault("a body is polled that has ended");
             return Poll::Pending;
         };
-        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
+        this.world.model().nested -= 1;
+        match polled {
             Err(payload) => {
                 let planned = format!("run {}", this.run);
                 let message = payload.downcast_ref::<String>();
@@ -825,19 +861,18 @@ impl Future for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        let closed = self.world.model().is_closed();
+        let may_call = self.world.model().enter_destructor();
         match self.plan.on_drop {
-            OnDrop::Calls(key) if !closed => {
+            OnDrop::Calls(key) if may_call => {
                 let mut call = Tracked::new(&self.ctx, &self.world, key, Kind::Run, Some(self.run));
                 let _ = Pin::new(&mut call).poll(&mut Context::from_waker(Waker::noop()));
             }
-            OnDrop::PollsRoot(at) if !closed => {
-                self.world.poll_root(usize::from(at) % MOST_ROOTS, false);
-            }
+            OnDrop::PollsRoots if may_call => self.world.poll_roots(),
             _ => {}
         }
+        self.world.model().leave_destructor();
         drop(self.inside.take());
-        let panics_now = self.plan.on_drop == OnDrop::Panics;
+        let panics_now = self.plan.on_drop == OnDrop::Panics && self.world.may_panic();
         self.world.model().body_dropped(self.run, panics_now);
         if panics_now {
             panics(self.run);
@@ -945,12 +980,19 @@ async fn inside(
             Step::WakeSelf => {
                 poll_fn(|cx| {
                     world.model().wake(run);
-                    wake(cx, run % 2 == 0);
+                    wake(cx, run.is_multiple_of(2));
                     Poll::Ready(())
                 })
                 .await;
             }
-            Step::PollRoot(at) => world.poll_root(usize::from(*at) % MOST_ROOTS, *at > 200),
+            Step::MarkTransient => {
+                if starts == 1 {
+                    world.model().mark_transient(run);
+                    ctx.transient(());
+                }
+            }
+            Step::PollRoot(at) if *at >= 200 => world.poll_roots(),
+            Step::PollRoot(at) => world.poll_root(usize::from(*at) % MOST_ROOTS, *at > 100),
             Step::DropRoot(at) => world.drop_root(usize::from(*at) % MOST_ROOTS),
             Step::Cancel => world.cancel(ctx),
             Step::DropMain => world.drop_main(),
@@ -976,13 +1018,15 @@ async fn inside(
         End::FailsTransiently => Err(transient(fail())),
         End::FailsUntil(times) if starts < times => Err(transient(fail())),
         End::FailsUntil(_) => Ok(sum),
-        End::Panics => panics(run),
+        End::Panics if world.may_panic() => panics(run),
+        End::Panics => Ok(sum),
     }
 }
 
 fn wake(cx: &Context<'_>, by_clone: bool) {
     if by_clone {
-        cx.waker().clone().wake();
+        let waker = cx.waker().clone();
+        waker.wake();
     } else {
         cx.waker().wake_by_ref();
     }
