@@ -206,7 +206,7 @@ impl Future for Falls {
 impl Drop for Falls {
     fn drop(&mut self) {
         if self.n > 0 {
-            let below = self.ctx.run(falls, self.n - 1).wait();
+            let below = now(self.ctx.run(falls, self.n - 1));
             assert_eq!(below.unwrap_err().kind(), TaskErrorKind::Panicked);
         }
     }
