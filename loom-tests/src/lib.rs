@@ -49,6 +49,7 @@ pub fn explore(bound: usize, model: impl Fn() + Send + Sync + 'static) {
         move || {
             executions.fetch_add(1, Relaxed);
             model();
+            assert!(!scene::Exclusive::raced(), "a body was raced for");
         }
     });
     println!(

@@ -3,8 +3,10 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use loom::cell::UnsafeCell;
 use watershed::{BoxedCall, Ctx, Task, TaskErrorKind};
@@ -124,6 +126,8 @@ impl Scene {
     }
 }
 
+static RACED: AtomicBool = AtomicBool::new(false);
+
 /// Something that one thread at a time may have, and that the next one may only have if it knows of the one before.
 #[derive(Debug)]
 pub struct Exclusive(UnsafeCell<()>);
@@ -141,8 +145,20 @@ impl Exclusive {
     }
 
     /// Has it for a moment.
+    ///
+    /// # Panics
+    /// When somebody had it that this thread does not know of. The engine contains panics of bodies that are dropped, so [`explore`](crate::explore) asks as well.
     pub fn touch(&self) {
-        self.0.with_mut(|_| {});
+        let touched = catch_unwind(AssertUnwindSafe(|| self.0.with_mut(|_| {})));
+        if let Err(payload) = touched {
+            RACED.store(true, Relaxed);
+            resume_unwind(payload);
+        }
+    }
+
+    /// Whether any of them was raced for, in this process.
+    pub fn raced() -> bool {
+        RACED.load(Relaxed)
     }
 }
 

@@ -120,30 +120,3 @@ fn look_up_during_an_insertion_sees_all_or_nothing() {
     });
     SEEN.assert_all(2);
 }
-
-#[test]
-fn prime_against_a_run_gives_one_value() {
-    static SEEN: Seen = Seen::new();
-    explore(2, || {
-        let tally = Tally::new();
-        let ctx = Ctx::new(Arc::clone(&tally));
-        let runner = thread::spawn({
-            let ctx = ctx.clone();
-            move || block_on(ctx.run(number, Key(1))).unwrap().number
-        });
-        let primer = thread::spawn({
-            let ctx = ctx.clone();
-            let value = tally.value(100);
-            move || ctx.prime(number, Key(1), value).is_ok()
-        });
-        let got = runner.join().unwrap();
-        let primed = primer.join().unwrap();
-        assert_eq!(got, if primed { 100 } else { 1 });
-        assert_eq!(tally.starts(), usize::from(!primed));
-        assert_eq!(tally.values(), 1, "the refused value is kept");
-        SEEN.mark(usize::from(primed));
-        drop(ctx);
-        tally.assert_nothing_left();
-    });
-    SEEN.assert_all(2);
-}
