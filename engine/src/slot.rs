@@ -47,6 +47,27 @@
 //! | S12 | forget | w → w\|DEAD | CAS AcqRel | | a flag, so nobody else meets a false phase | |
 //! | S13 | prime | EMPTY\|n → POLLING\|n, then S7 | CAS AcqRel | S10 | writing without the claim races with a start | by S7 |
 //!
+//! # Who notices when a row is weakened
+//! Models in `loom-tests/tests` that were seen to fail with the row weakened as said; `.ci/mutants` weakens them again.
+//!
+//! | row | weakened | fails |
+//! |---|---|---|
+//! | S0 | Relaxed | `two_callers_one_key` |
+//! | S1 | Relaxed | `last_caller_against_arrival`: never ends |
+//! | S2, S12 | joins what is DEAD | `forget_against_run` |
+//! | S3 | Relaxed | `wake_during_poll` |
+//! | S4 | left out; Relaxed; only when unset | `publish_against_park`; the same; `two_callers_one_key`, `three_callers` |
+//! | S5 | without Release, without Acquire | `wake_during_poll`, `driver_dropped` |
+//! | S5a | no wake | `two_callers_one_key`, `wake_during_poll` |
+//! | S6 | the count, CLOSED not looked at | `helpers`; `close_against_spawn` |
+//! | S7 | without Release, without Acquire; wakes only who contended | `publish_against_park`, `two_callers_one_key`; `wake_during_poll` |
+//! | S8 | Relaxed | nothing: the Acquire look before it orders, and only the count is changed (kept: the same instruction on x86) |
+//! | S9 | in two steps | `last_caller_against_arrival`, `driver_dropped`, `spawn_promise` |
+//! | S9 | Relaxed | nothing, as S8 |
+//! | S10 | a plain store; no wake; Relaxed | `last_caller_against_arrival`; for Relaxed it never ends |
+//! | S11 | takes idle bodies Relaxed; wakes nobody | `cancel_against_publish`; `close_against_park` |
+//! | S13 | without the claim | `prime_against_run`: crashes |
+//!
 //! # Invariants
 //! * Body, starter and depth are touched by the holder of POLLING or DROPPING only; the outcome is written by the holder of
 //!   POLLING and read by who saw DONE or FAILED.
