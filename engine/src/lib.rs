@@ -1,3 +1,5 @@
+// First of all: an attribute further down would leave the docs above it to be tested, and loom's types work inside a model only.
+#![cfg(not(all(loom, doctest)))]
 //! Any async fn is a task that runs **at most once per context and input**, however often, from wherever and in whatever order it is called.
 //!
 //! A context ([`Ctx`]) is one unit of work, such as a web request. The first call of a task runs it; calls that come meanwhile share that run;
@@ -48,7 +50,6 @@
 //! * `anyhow`: finds the cause inside an `anyhow::Error` that a task returns.
 //! * `serde`: `Serialize` for [`Held`].
 
-#![cfg(not(all(loom, doctest)))] // loom's types work inside a model only
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod context;
