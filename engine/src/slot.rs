@@ -620,7 +620,7 @@ impl SlotPtr {
     /// Drops the body, if there is one, where it was polled. What it panics with ends here.
     ///
     /// # Safety
-    /// The caller holds POLLING or DROPPING.
+    /// The caller holds POLLING or DROPPING, or is the last to have the slot, which is neither DONE nor FAILED.
     unsafe fn drop_body_in_runtime(self) {
         // SAFETY: the promise of the caller.
         let Some(body) = (unsafe { self.take_body() }) else {
@@ -670,14 +670,9 @@ impl SlotPtr {
             // SAFETY: FAILED has an error, and it is taken once.
             let error = unsafe { TaskError::from_raw(error) };
             stack::contain(|| drop(error));
-        // SAFETY: nobody else has the slot.
-        } else if let Some(body) = unsafe { self.take_body() } {
-            stack::contain(|| {
-                // SAFETY: the body is alive; claims end before their holder's handle of the context goes.
-                let drop = unsafe { body.as_ref().drop };
-                // SAFETY: as above.
-                unsafe { drop(body) };
-            });
+        } else {
+            // SAFETY: nobody else has the slot; claims end before their holder's handle of the context goes.
+            unsafe { self.drop_body_in_runtime() };
         }
         // ORDER: Relaxed; the last handle's Acquire fence is before this.
         let hub = self.hub.load(Ordering::Relaxed);

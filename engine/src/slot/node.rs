@@ -86,7 +86,7 @@ where
     In: Input,
 {
     // SAFETY: DONE was seen with Acquire (S0), pairing with S7, so the value is written; it is not written again.
-    let value = unsafe { Types::<S, F, In>::place(slot, |place| place) };
+    let value = unsafe { Types::<S, F, In>::place(slot) };
     // SAFETY: as above.
     unsafe { &*value }
 }
@@ -172,16 +172,12 @@ where
         }
     };
 
-    /// Shows `f` the place, as the address of a value.
+    /// The place, as the address of a value.
     ///
     /// # Safety
-    /// The slot was made for these types, lives for `'c`, and nobody writes the place before `f` returns.
+    /// The slot was made for these types, and nobody writes the place now.
     #[inline(always)]
-    unsafe fn place<'c, R>(slot: SlotPtr, f: impl FnOnce(*const F::Value) -> R) -> R
-    where
-        In: 'c,
-        F: 'c,
-    {
+    unsafe fn place(slot: SlotPtr) -> *const F::Value {
         if Self::INLINE {
             // SAFETY: the promise of the caller: the node has this layout.
             let node = unsafe {
@@ -190,12 +186,12 @@ where
                     .cast::<Node<In, Either<F::Value, OwnBody<S, F, In>>>>()
             };
             // SAFETY: the promise of the caller.
-            unsafe { node.place.read(|place| f(place.as_ptr().cast())) }
+            unsafe { node.place.read(|place| place.as_ptr().cast()) }
         } else {
             // SAFETY: as above.
             let node = unsafe { &*slot.as_ptr().cast::<Node<In, F::Value>>() };
             // SAFETY: as above.
-            unsafe { node.place.read(|place| f(place.as_ptr())) }
+            unsafe { node.place.read(|place| place.as_ptr()) }
         }
     }
 
