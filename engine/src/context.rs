@@ -37,6 +37,7 @@ use crate::cycle::Graph;
 use crate::error::{TaskError, TaskErrorKind};
 use crate::links::Links;
 use crate::parallel::{BoxedCall, RunAll};
+use crate::room::{Room, Taken};
 #[cfg(feature = "tokio")]
 use crate::parallel::{Calls, Parallel, ParallelAll};
 use crate::run::{Caller, Run, RunFresh};
@@ -70,6 +71,7 @@ pub(crate) struct Core {
     /// Who awaits [`Ctx::cancelled`].
     hub: AtomicPtr<Hub>,
     free: unsafe fn(CorePtr),
+    taken: Taken,
 }
 
 /// What most contexts do not have.
@@ -83,6 +85,8 @@ struct Options {
 #[repr(C)]
 struct CoreOf<S> {
     core: Core,
+    /// Behind the core whatever `S` is: see `CorePtr::place`.
+    room: Room,
     state: S,
 }
 
@@ -238,6 +242,15 @@ impl CorePtr {
         self.wake_hub();
     }
 
+    /// A place in the context's room, if there is one left.
+    #[inline(always)]
+    pub(crate) fn place<T>(self) -> Option<NonNull<T>> {
+        // SAFETY: it is in the same allocation (`CoreOf`).
+        let room = unsafe { self.0.byte_add(std::mem::offset_of!(CoreOf<()>, room)) };
+        // SAFETY: the room behind a core is its own, and stays as long.
+        unsafe { self.taken.take(room.cast()) }
+    }
+
     #[inline]
     fn end(self) {
         // SAFETY: this was the last handle, so nobody has the context, a slot or a borrow of either.
@@ -264,7 +277,7 @@ impl CorePtr {
         F: Task<S, In>,
         In: Input + Input<K>,
     {
-        let new = New(new_node::<S, F, In>(hash, In::from_key(key)));
+        let new = New(new_node::<S, F, In>(self, hash, In::from_key(key)));
         // SAFETY: the slot was just made for this type of input.
         let input = unsafe { slot::input::<In>(new.0) };
         match gap.insert(new.0, |slot| is::<S, F, In, In>(slot, input)) {
@@ -353,6 +366,7 @@ impl Core {
             graph: Mutex::new(Graph::default()),
             hub: AtomicPtr::new(std::ptr::null_mut()),
             free,
+            taken: Taken::new(),
         }
     }
 
@@ -495,7 +509,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     /// Makes a context. Tasks read its state with [`state`](Ctx::state).
     ///
     /// # Cost
-    /// One allocation of some 260 bytes and the state.
+    /// One allocation of some 960 bytes and the state; the first slots lie in it too.
     pub fn new(state: S) -> Self {
         Self::make(state, None, MAX_DEPTH)
     }
@@ -510,16 +524,15 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     }
 
     fn make(state: S, options: Option<Box<Options>>, max_depth: usize) -> Self {
-        // In this order the parts are written in their place, and not copied there.
-        let core = Box::write(
-            Box::new_uninit(),
-            CoreOf {
-                core: Core::new(options, max_depth, Self::free),
-                state,
-            },
-        );
+        let context = Box::leak(Box::<CoreOf<S>>::new_uninit()).as_mut_ptr();
+        // Part by part: the room is not written, and the core is written in its place and not copied there.
+        // SAFETY: it is the place for a core.
+        unsafe { (&raw mut (*context).core).write(Core::new(options, max_depth, Self::free)) };
+        // SAFETY: it is the place for a state.
+        unsafe { (&raw mut (*context).state).write(state) };
         Self {
-            core: CorePtr(NonNull::from(Box::leak(core)).cast()),
+            // SAFETY: it came out of a box.
+            core: CorePtr(unsafe { NonNull::new_unchecked(context.cast()) }),
             body: None,
             state: PhantomData,
         }
@@ -653,7 +666,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     {
         let _ = task;
         let _ = meta::<S, F, In>(); // as in `run`
-        let new = New(new_node::<S, F, In>(0, In::from_key(input)));
+        let new = New(new_node::<S, F, In>(self.core, 0, In::from_key(input)));
         self.core.table.push_private(new.0);
         RunFresh::new(self, self.core.inserted(new))
     }

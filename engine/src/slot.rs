@@ -147,6 +147,8 @@ pub(crate) struct Slot {
     transient: AtomicBool,
     /// The body has started or joined another run; see [`crate::cycle`].
     has_called: AtomicBool,
+    /// It lies in the context's [`Room`](crate::room::Room), and not in an allocation of its own.
+    roomed: bool,
 }
 
 #[cfg(not(loom))]
@@ -275,7 +277,7 @@ pub(crate) enum Attempt {
 
 impl Slot {
     #[inline(always)]
-    pub(crate) fn new(hash: u64, meta: &'static Meta) -> Self {
+    pub(crate) fn new(hash: u64, meta: &'static Meta, roomed: bool) -> Self {
         Self {
             word: AtomicUsize::new(EMPTY),
             hash,
@@ -288,7 +290,12 @@ impl Slot {
             depth: AtomicU32::new(0),
             transient: AtomicBool::new(false),
             has_called: AtomicBool::new(false),
+            roomed,
         }
+    }
+
+    pub(crate) fn is_roomed(&self) -> bool {
+        self.roomed
     }
 
     /// S0.
