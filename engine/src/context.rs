@@ -22,7 +22,7 @@
 //! | L1 | the poll that starts a body | load `HOME`, store `LENT`, both Relaxed | | the claim is held; not `HOME` if an earlier body's handle was moved elsewhere: this one is counted |
 //! | L2 | drop inside the slot's own poll or drop | load Relaxed, store `HOME` Relaxed; if it was `COUNTED`: K3 | L3 | the poll is on this thread, and the handle is nobody else's |
 //! | L3 | drop anywhere else | swap `HOME` AcqRel; if it was `COUNTED`: K3 | L4 | Release: what the handle was used for is before the end |
-//! | L4 | the end of a poll, if it is still `LENT` | K1, then CAS `LENT` → `COUNTED` AcqRel; if that fails: K3 | L3 | Acquire: the poll's own handle may be the next to go |
+//! | L4 | the end of a poll | load Acquire; if it is still `LENT`: K1, then CAS `LENT` → `COUNTED` AcqRel, and if that fails K3 | L3 | Acquire: the handle that the poll relies on may be the next to go |
 //!
 //! # The end
 //! The reason is set once (K5), then every slot is closed (S11). A slot that is put in meanwhile is a matter of two words: who inserts
@@ -50,9 +50,9 @@ use crate::cycle::Graph;
 use crate::error::{TaskError, TaskErrorKind};
 use crate::links::Links;
 use crate::parallel::{BoxedCall, RunAll};
-use crate::room::{Room, Taken};
 #[cfg(feature = "tokio")]
 use crate::parallel::{Calls, Parallel, ParallelAll};
+use crate::room::{Room, Taken};
 use crate::run::{Caller, Run, RunFresh};
 use crate::slot::{self, Slot, SlotPtr, Word, meta, new_node, type_id};
 use crate::sync::Mutex;

@@ -7,9 +7,10 @@ use std::cell::UnsafeCell; // only its address is taken, so no model has to see 
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
+use crate::stack;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
-/// None in a model: that places do not overlap is clear from the one read-modify-write, and it would be explored at each slot.
+/// None in a model: one thread's own affair, and the slots of a model are to come from where the leak check sees them.
 const BYTES: usize = if cfg!(loom) { 0 } else { 704 };
 const ALIGN: usize = 16;
 
@@ -17,13 +18,21 @@ const ALIGN: usize = 16;
 #[repr(align(16))]
 pub(crate) struct Room(#[allow(dead_code)] UnsafeCell<MaybeUninit<[u8; BYTES]>>); // used by address only
 
-/// How much of a context's room is taken.
-pub(crate) struct Taken(AtomicUsize);
+/// How much of a context's room is taken, and by whom: by the thread that made the context, and no other. So no
+/// read-modify-write is needed; what other threads insert goes to the heap.
+pub(crate) struct Taken {
+    /// [`stack::thread`] of the owner. A thread that has the address of one that has ended begins after that one's end, so it sees what was taken.
+    owner: usize,
+    bytes: AtomicUsize,
+}
 
 impl Taken {
     #[inline(always)]
     pub(crate) fn new() -> Self {
-        Self(AtomicUsize::new(0))
+        Self {
+            owner: stack::thread(),
+            bytes: AtomicUsize::new(0),
+        }
     }
 
     /// A place for a `T`, for as long as the room is there.
@@ -36,27 +45,15 @@ impl Taken {
             assert!(BYTES.is_multiple_of(ALIGN) && align_of::<Room>() == ALIGN);
         }
         let size = size_of::<T>().next_multiple_of(ALIGN);
-        if align_of::<T>() > ALIGN || size > BYTES {
+        if align_of::<T>() > ALIGN || size > BYTES || self.owner != stack::thread() {
             return None;
         }
-        // ORDER: Relaxed; a place is handed on by whoever writes it.
-        let mut at = self.0.load(Ordering::Relaxed);
-        loop {
-            if at > BYTES - size {
-                return None;
-            }
-            // ORDER: Relaxed, as above; that no two get the same bytes is the read-modify-write's doing.
-            let won = self.0.compare_exchange_weak(
-                at,
-                at + size,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
-            match won {
-                Ok(_) => break,
-                Err(now) => at = now,
-            }
+        // ORDER: Relaxed, as the store: one thread's.
+        let at = self.bytes.load(Ordering::Relaxed);
+        if at > BYTES - size {
+            return None;
         }
+        self.bytes.store(at + size, Ordering::Relaxed);
         // SAFETY: `at + size` is within the room.
         Some(unsafe { room.cast::<u8>().add(at) }.cast())
     }

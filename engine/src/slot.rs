@@ -317,8 +317,8 @@ impl Slot {
 
     #[inline]
     pub(crate) fn is_lent(&self) -> bool {
-        // ORDER: Relaxed; the claim is held. What comes of it is decided by L4.
-        self.lease.load(Ordering::Relaxed) == LENT
+        // ORDER: Acquire (L4); pairs with L3: not lent any more, it may have been given back on another thread.
+        self.lease.load(Ordering::Acquire) == LENT
     }
 
     /// L4. False: it was given back meanwhile, elsewhere.

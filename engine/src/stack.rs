@@ -135,6 +135,12 @@ fn has_room() -> bool {
     true
 }
 
+/// What no other living thread has: an address in this one's own storage.
+#[inline(always)]
+pub(crate) fn thread() -> usize {
+    NEST.with(|nest| std::ptr::from_ref(nest).addr())
+}
+
 /// Whether the innermost poll, or drop, of a body on this thread is of this slot's.
 #[inline]
 pub(crate) fn is_inside(slot: SlotPtr) -> bool {

@@ -126,7 +126,10 @@ where
 fn placed<In, P>(core: CorePtr, hash: u64, meta: &'static Meta, input: In) -> SlotPtr {
     let (node, roomed) = match core.place::<Node<In, P>>() {
         Some(place) => (place, true),
-        None => (NonNull::from(Box::leak(Box::<Node<In, P>>::new_uninit())).cast(), false),
+        None => (
+            NonNull::from(Box::leak(Box::<Node<In, P>>::new_uninit())).cast(),
+            false,
+        ),
     };
     let new = Node::<In, P> {
         keyed: Keyed {
