@@ -664,7 +664,8 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     ///
     /// # Cost
     /// A hit allocates nothing, takes no lock and touches no count. A run that is ready at once makes one allocation, or two if its
-    /// body is larger than some 160 bytes; one that waits makes one more.
+    /// body is larger than some 190 bytes; one that waits makes one more. (The first few slots lie in the context's own allocation, if the
+    /// thread that made it makes them.)
     ///
     /// # Examples
     /// ```
