@@ -143,6 +143,15 @@ impl Hub {
         self.notify(old);
     }
 
+    /// H5. False: somebody else has it.
+    fn take_drivers_place(&self) -> bool {
+        // ORDER: Relaxed; who finds it taken goes through H4.
+        self.word.load(Ordering::Relaxed) & DRIVER == 0
+            // ORDER: AcqRel (H5); either a wake sees DRIVER and goes to the cell, where C1 and C2 order it with us, or
+            // the look that follows sees what the wake's side did.
+            && self.word.fetch_or(DRIVER, Ordering::AcqRel) & DRIVER == 0
+    }
+
     fn notify(&self, word: usize) {
         if word & (WAITERS | DRIVER) == 0 {
             return;
@@ -320,19 +329,15 @@ impl Park {
                 waiter
             }
             None => {
-                // ORDER: AcqRel (H5); either a wake sees DRIVER and goes to the cell, where C1 and C2 order it with us, or
-                // the look that follows sees what the wake's side did.
-                if hub.word.fetch_or(DRIVER, Ordering::AcqRel) & DRIVER == 0 {
+                if hub.take_drivers_place() {
                     self.driver = true;
                     hub.driver.set(waker.clone());
                     return;
                 }
-                let waiter = Arc::new(Waiter {
-                    cell: WakerCell::new(),
+                self.waiter.insert(Arc::new(Waiter {
+                    cell: WakerCell::with(waker.clone()),
                     listener: UnsafeCell::new(None),
-                });
-                waiter.cell.set(waker.clone());
-                self.waiter.insert(waiter)
+                }))
             }
         };
         let in_place_of_waker = Waker::from(waiter.clone());
@@ -370,7 +375,13 @@ impl Park {
             let listener = unsafe { waiter.listener.write(Option::take) };
             // A notified listener passes its notification on when it is dropped, so this may wake.
             queue::scope(|| drop(listener));
-            stack::contain(|| drop(waiter.cell.take()));
+            stack::contain(|| {
+                // With nobody else on its way to it, the waker goes with its cell.
+                if Arc::strong_count(&waiter) > 1 {
+                    drop(waiter.cell.take());
+                }
+                drop(waiter);
+            });
         }
     }
 }
@@ -413,9 +424,18 @@ unsafe impl Send for WakerCell {}
 
 impl WakerCell {
     pub(crate) fn new() -> Self {
+        Self::holding(None)
+    }
+
+    /// A cell with a waker in it.
+    fn with(waker: Waker) -> Self {
+        Self::holding(Some(waker))
+    }
+
+    fn holding(waker: Option<Waker>) -> Self {
         Self {
             state: AtomicUsize::new(FREE),
-            waker: UnsafeCell::new(None),
+            waker: UnsafeCell::new(waker),
         }
     }
 
