@@ -24,6 +24,8 @@
 //! | L3 | drop anywhere else | swap `HOME` AcqRel; if it was `COUNTED`: K3 | L4 | Release: what the handle was used for is before the end |
 //! | L4 | the end of a poll | load Acquire; if it is still `LENT`: K1, then CAS `LENT` → `COUNTED` AcqRel, and if that fails K3 | L3 | Acquire: the handle that the poll relies on may be the next to go |
 //!
+//! `loom-tests/tests/lent_handle.rs` fails with any of L1 to L4 left out or weakened; `close_against_cancelled` with K5's fence left out.
+//!
 //! # The end
 //! The reason is set once (K5), then every slot is closed (S11). A slot that is put in meanwhile is a matter of two words: who inserts
 //! links the slot (T2), then looks at the reason (K6), and closes its own slot if there is one; the closer sets the reason, then
