@@ -591,10 +591,12 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     fn make(state: S, options: Option<Box<Options>>, max_depth: usize) -> Self {
         let context = Box::leak(Box::<CoreOf<S>>::new_uninit()).as_mut_ptr();
         // Part by part: the room is not written, and the core is written in its place and not copied there.
-        // SAFETY: it is the place for a core.
-        unsafe { (&raw mut (*context).core).write(Core::new(options, max_depth, Self::free)) };
-        // SAFETY: it is the place for a state.
-        unsafe { (&raw mut (*context).state).write(state) };
+        // SAFETY: it is a place for one, so these are places for a core and a state.
+        let (core, place) = unsafe { (&raw mut (*context).core, &raw mut (*context).state) };
+        // SAFETY: as above.
+        unsafe { core.write(Core::new(options, max_depth, Self::free)) };
+        // SAFETY: as above.
+        unsafe { place.write(state) };
         Self {
             // SAFETY: it came out of a box.
             core: CorePtr(unsafe { NonNull::new_unchecked(context.cast()) }),
