@@ -591,8 +591,9 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     fn make(state: S, options: Option<Box<Options>>, max_depth: usize) -> Self {
         let context = Box::leak(Box::<CoreOf<S>>::new_uninit()).as_mut_ptr();
         // Part by part: the room is not written, and the core is written in its place and not copied there.
-        // SAFETY: it is a place for one, so these are places for a core and a state.
-        let (core, place) = unsafe { (&raw mut (*context).core, &raw mut (*context).state) };
+        let core = context.cast::<Core>(); // the first field
+        // SAFETY: it is a place for a context, so this is one for a state.
+        let place = unsafe { &raw mut (*context).state };
         // SAFETY: as above.
         unsafe { core.write(Core::new(options, max_depth, Self::free)) };
         // SAFETY: as above.
