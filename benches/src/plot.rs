@@ -279,6 +279,7 @@ fn parallel(report: &Report, path: &Path) -> Done {
         .configure_mesh()
         .x_desc("tasks")
         .y_desc("ns a task")
+        .y_label_formatter(&|y| format!("{y:.0}"))
         .axis_style(INK)
         .bold_line_style(FAINT)
         .light_line_style(TRANSPARENT)
