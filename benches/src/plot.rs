@@ -8,7 +8,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::names;
-use crate::report::{Report, Row, ns, times};
+use crate::report::{Report, Row, ns, ours_ns, times};
 
 const GROUND: RGBColor = RGBColor(0xF7, 0xF7, 0xF5);
 const INK: RGBColor = RGBColor(0x2B, 0x2F, 0x36);
@@ -182,10 +182,10 @@ fn bars(rows: &[Row], title: &str, path: &Path) -> Done {
         .map(|row| Bar {
             name: &row.peer,
             // By the ratio: it is what was measured in pairs.
-            ns: rows[0].ours_ns * row.ratio.median,
+            ns: ours_ns(rows) * row.ratio.median,
             said: format!(
                 "{} ns, {}",
-                ns(rows[0].ours_ns * row.ratio.median),
+                ns(ours_ns(rows) * row.ratio.median),
                 if row.ratio.median >= 1.0 {
                     format!("{} times ours", times(row.ratio.median))
                 } else {
@@ -197,8 +197,8 @@ fn bars(rows: &[Row], title: &str, path: &Path) -> Done {
         .collect();
     all.push(Bar {
         name: names::WATERSHED,
-        ns: rows[0].ours_ns,
-        said: format!("{} ns", ns(rows[0].ours_ns)),
+        ns: ours_ns(rows),
+        said: format!("{} ns", ns(ours_ns(rows))),
         colour: OURS,
     });
     all.sort_by(|a, b| a.ns.total_cmp(&b.ns));
@@ -247,9 +247,9 @@ fn parallel(report: &Report, path: &Path) -> Done {
             continue;
         };
         let count: f64 = count.parse()?;
-        lines[0].1.push((count, rows[0].ours_ns / count));
+        lines[0].1.push((count, ours_ns(rows) / count));
         for row in rows {
-            let point = (count, rows[0].ours_ns * row.ratio.median / count);
+            let point = (count, ours_ns(rows) * row.ratio.median / count);
             match lines.iter_mut().find(|(name, _)| *name == row.peer) {
                 Some((_, points)) => points.push(point),
                 None => lines.push((row.peer.clone(), vec![point])),

@@ -2,7 +2,7 @@
 //!
 //! * the engine: `ctx.run`;
 //! * cells: a map of `OnceCell`s for each task, of the request;
-//! * moka: a cache for each task, of the process, with the request's number in each key; what is old goes when 10,000 newer ones came;
+//! * moka: a cache of the process, with the request's number and the task in each key; what is old goes when 100,000 newer ones came;
 //! * nothing: the task is called.
 //!
 //! Where a program by hand would have a field for the map of each task, this one finds it by the task's type, which costs some ten
@@ -25,7 +25,8 @@ use rusqlite::{OptionalExtension, Params, Row};
 use tokio::sync::OnceCell;
 use watershed::{Ctx, Task, TaskError};
 
-use crate::db::Db;
+use crate::Visit;
+use crate::db::{Db, Id};
 use crate::tasks::ShopError;
 
 /// How calls are answered.
@@ -75,18 +76,58 @@ impl<In, T> Default for Cells<In, T> {
     }
 }
 
-struct Cache<In, T>(moka::future::Cache<(u64, In), Arc<T>, RandomState>);
+/// One cache for all tasks, since each type of cache takes the compiler half a minute.
+type Cache = moka::future::Cache<(u64, TypeId, Input), Arc<dyn Any + Send + Sync>, RandomState>;
 
-impl<In: Hash + Eq + Send + Sync + 'static, T: Send + Sync + 'static> Default for Cache<In, T> {
-    fn default() -> Self {
-        let caches = moka::future::Cache::builder().max_capacity(10_000);
-        Self(caches.build_with_hasher(RandomState::default()))
+/// What the tasks of the shop take.
+#[derive(PartialEq, Eq, Hash)]
+enum Input {
+    Id(Id),
+    Ids(Id, Id),
+    Token(String),
+    Visit(Visit),
+}
+
+impl Input {
+    fn new(input: &dyn Any) -> Self {
+        if let Some(id) = input.downcast_ref() {
+            Self::Id(*id)
+        } else if let Some((a, b)) = input.downcast_ref() {
+            Self::Ids(*a, *b)
+        } else if let Some(token) = input.downcast_ref::<String>() {
+            Self::Token(token.clone())
+        } else if let Some(visit) = input.downcast_ref::<Visit>() {
+            Self::Visit(visit.clone())
+        } else {
+            panic!("a task with another input")
+        }
     }
 }
 
 /// What is kept for the process.
-#[derive(Clone, Default)]
-pub(crate) struct Caches(Arc<(ByTask, AtomicU64)>);
+#[derive(Clone)]
+pub(crate) struct Caches(Arc<(Cache, AtomicU64)>);
+
+impl Default for Caches {
+    fn default() -> Self {
+        let cache = moka::future::Cache::builder().max_capacity(100_000);
+        let cache = cache.build_with_hasher(RandomState::default());
+        Self(Arc::new((cache, AtomicU64::new(0))))
+    }
+}
+
+type Counted = Pin<Box<dyn Future<Output = Result<Arc<dyn Any + Send + Sync>, TaskError>> + Send>>;
+
+impl Caches {
+    async fn get(
+        &self,
+        key: (u64, TypeId, Input),
+        body: Counted,
+    ) -> Result<Arc<dyn Any + Send + Sync>, TaskError> {
+        let found = self.0.0.try_get_with(key, body).await;
+        found.map_err(|error| TaskError::clone(&error))
+    }
+}
 
 /// The state of one request: every task reads it through `ctx.state()`.
 pub(crate) struct Shop {
@@ -150,13 +191,14 @@ impl<'a> Me<'a> {
                 Ok(Answer::Cell(cell, PhantomData))
             }
             Way::Moka => {
-                let cache = of_task::<F, Cache<In, F::Value>>(&shop.caches.0.0);
-                let key = (shop.request, input.clone());
-                let body = async { call(ctx, task, input).await.map(Arc::new) };
-                match cache.0.try_get_with(key, body).await {
-                    Ok(value) => Ok(Answer::Counted(value)),
-                    Err(error) => Err(TaskError::clone(&error)),
-                }
+                let key = (shop.request, TypeId::of::<F>(), Input::new(&input));
+                let ctx = ctx.clone();
+                let body = Box::pin(async move {
+                    let value = call(&ctx, task, input).await?;
+                    Ok(Arc::new(value) as Arc<dyn Any + Send + Sync>)
+                });
+                let value = shop.caches.get(key, body).await?;
+                Ok(Answer::Counted(value.downcast().expect("of this task")))
             }
         }
     }
