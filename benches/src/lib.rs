@@ -17,7 +17,7 @@
 //! | `memory.rs` | bytes of a context that lives |
 //!
 //! The `river/..` workloads are those of River's own benchmark (`kit/tasks`, in Go), with the figure that the engine has to reach
-//! on a machine of two cores in [`Workload::goal_ns`]. They stand here once: a context with one run *is* its `SingleTask`.
+//! on a machine of two cores in [`goal_ns`](field@Workload::goal_ns). They stand here once: a context with one run *is* its `SingleTask`.
 //!
 //! Unless a workload says that it runs on tokio, its futures are polled by hand (`drive.rs`), so that no executor is part of the
 //! figure, and its time is that of the thread, so that neither is what else runs on the machine (`clock.rs`). Which peer is in which workload, and who is left out: `peers.rs`.
