@@ -1,14 +1,12 @@
-//! The engine against each peer, interleaved and paired in one process: ours, peer, peer, ours, ..
-//! on short batches, so that what happens to the machine happens to both sides of a ratio.
+//! The engine against each peer and each limit, interleaved and paired in one process (`measure.rs`).
 //!
 //! ```text
-//! cargo run --release -p watershed-benches --bin compare -- [--quick] [--check]
+//! cargo run --release -p watershed-benches --bin compare -- [--quick] [--only TEXT] [--json FILE] [--plot DIR] [--check]
 //! ```
 //!
-//! Prints a Markdown table: the medians of the time of one operation, the median of the ratios of
-//! the pairs (above 1: the engine is faster), and the allocations of one operation. `--quick`
-//! takes fewer pairs. `--check` exits with 1 if a gate fails. The counting allocator is in both
-//! sides of each figure; it adds an increment of a thread's counter to each allocation.
+//! Prints a Markdown table: how many times faster the engine is (the median of the ratios of the pairs, with the quartiles), the
+//! medians of the time of one operation, and what one operation takes from the allocator. What is going on goes to stderr. The
+//! counting allocator is in both sides of each figure; it adds an increment of a thread's own counter to each allocation.
 
 #[cfg(loom)]
 fn main() {}
@@ -20,273 +18,236 @@ fn main() -> std::process::ExitCode {
 
 #[cfg(not(loom))]
 #[global_allocator]
-static ALLOCATOR: counting::Counting = counting::Counting;
+static ALLOCATOR: watershed_benches::counting::Counting = watershed_benches::counting::Counting;
 
 #[cfg(not(loom))]
 mod compare {
+    use std::error::Error;
+    use std::fs;
+    use std::path::PathBuf;
     use std::process::ExitCode;
     use std::time::{Duration, Instant};
 
-    use watershed_benches::{Contender, Group, groups, names};
+    use watershed_benches::measure::{Contest, Effort};
+    use watershed_benches::report::{Report, Row, times};
+    use watershed_benches::{Workload, memory, names, plot, workloads};
 
-    use super::counting;
+    const HELP: &str = "\
+The engine against its peers, in one process.
 
-    /// In that group the engine must be at least `ratio` times as fast as that peer.
+Usage: compare [OPTIONS]
+
+  --quick        the whole matrix in less than a minute
+  --smoke        the whole matrix in seconds: does it still run? The figures mean nothing
+  --only TEXT    only workloads whose name contains TEXT
+  --json FILE    writes the rows for other programs
+  --plot DIR     writes charts
+  --check        ends with 1 if the engine falls below its promises
+  --help         this text";
+
+    /// In that workload the engine must be at least `ratio` times as fast as that peer.
     struct Gate {
-        group: &'static str,
+        workload: &'static str,
         peer: &'static str,
         ratio: f64,
     }
 
-    const GATES: [Gate; 4] = [
+    const fn gate(workload: &'static str, peer: &'static str, ratio: f64) -> Gate {
         Gate {
-            group: names::HIT,
-            peer: names::QUICK_CACHE,
-            ratio: 5.0,
-        },
-        Gate {
-            group: names::HIT,
-            peer: names::DASHMAP,
-            ratio: 10.0,
-        },
-        Gate {
-            group: names::CONTEXT_ONE_RUN,
-            peer: names::MUTEX_MAP,
-            ratio: 1.0,
-        },
-        Gate {
-            group: names::REQUEST,
-            peer: names::MUTEX_MAP,
-            ratio: 1.0,
-        },
-    ];
-
-    /// How much to measure.
-    struct Effort {
-        pairs: usize,
-        batch: Duration,
+            workload,
+            peer,
+            ratio,
+        }
     }
 
-    /// What came out for one peer.
-    struct Figures {
-        ours_ns: f64,
-        peer_ns: f64,
-        ratio: f64,
-        ours_allocations: f64,
-        peer_allocations: f64,
+    const GATES: [Gate; 5] = [
+        gate(names::HIT, names::QUICK_CACHE, 5.0),
+        gate(names::HIT, names::DASHMAP, 7.0),
+        gate(names::HIT, names::MOKA, 30.0),
+        gate(names::SINGLE_TASK, names::MUTEX_MAP, 1.0),
+        gate(names::REQUEST, names::MUTEX_MAP, 1.0),
+    ];
+
+    #[derive(Default)]
+    struct Options {
+        quick: bool,
+        smoke: bool,
+        check: bool,
+        only: Option<String>,
+        json: Option<PathBuf>,
+        plot: Option<PathBuf>,
+    }
+
+    impl Options {
+        /// `None` if the user asked for help.
+        fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
+            let mut options = Self::default();
+            while let Some(arg) = args.next() {
+                let mut value = || args.next().ok_or(format!("{arg} needs a value"));
+                match &*arg {
+                    "--quick" => options.quick = true,
+                    "--smoke" => options.smoke = true,
+                    "--check" => options.check = true,
+                    "--only" => options.only = Some(value()?),
+                    "--json" => options.json = Some(value()?.into()),
+                    "--plot" => options.plot = Some(value()?.into()),
+                    "--help" | "-h" => return Ok(None),
+                    _ => return Err(format!("unknown option {arg}")),
+                }
+            }
+            Ok(Some(options))
+        }
+
+        /// What may be spent on all ratios together, and the least number of pairs.
+        fn budget(&self) -> (Duration, usize) {
+            match self {
+                Self { smoke: true, .. } => (Duration::ZERO, 1),
+                Self { quick: true, .. } => (Duration::from_secs(36), 3),
+                _ => (Duration::from_secs(540), 7),
+            }
+        }
     }
 
     pub(super) fn main() -> ExitCode {
-        let mut effort = Effort {
-            pairs: 401,
-            batch: Duration::from_micros(500),
+        let options = match Options::parse(std::env::args().skip(1)) {
+            Ok(Some(options)) => options,
+            Ok(None) => {
+                println!("{HELP}");
+                return ExitCode::SUCCESS;
+            }
+            Err(problem) => {
+                eprintln!("compare: {problem}\n\n{HELP}");
+                return ExitCode::from(2);
+            }
         };
-        let mut check = false;
-        for argument in std::env::args().skip(1) {
-            match &*argument {
-                "--quick" => {
-                    effort = Effort {
-                        pairs: 101,
-                        batch: Duration::from_micros(200),
-                    }
-                }
-                "--check" => check = true,
-                other => {
-                    eprintln!("unknown argument `{other}`; there are --quick and --check");
-                    return ExitCode::from(2);
-                }
-            }
-        }
-
-        println!("| work | peer | ours ns | peer ns | ratio | ours allocs | peer allocs |");
-        println!("|---|---|--:|--:|--:|--:|--:|");
-        let mut held = 0;
-        let mut failures = Vec::new();
-        for mut group in groups() {
-            for mut peer in std::mem::take(&mut group.peers) {
-                let figures = measure(&mut group, &mut peer, &effort);
-                let Figures {
-                    ours_ns,
-                    peer_ns,
-                    ratio,
-                    ours_allocations,
-                    peer_allocations,
-                } = figures;
-                println!(
-                    "| {} | {} | {ours_ns:.1} | {peer_ns:.1} | {ratio:.2} | \
-                     {ours_allocations:.2} | {peer_allocations:.2} |",
-                    group.name, peer.name,
-                );
-                for gate in &GATES {
-                    if (gate.group, gate.peer) != (group.name, peer.name) {
-                        continue;
-                    }
-                    if ratio >= gate.ratio {
-                        held += 1;
-                    } else {
-                        failures.push(format!(
-                            "{} against {}: {ratio:.2}, must be at least {:.2}",
-                            gate.group, gate.peer, gate.ratio,
-                        ));
-                    }
-                }
-            }
-        }
-        println!(
-            "\nMedians of {} pairs, batches of {:?}, each pair on another heap layout.",
-            effort.pairs, effort.batch
-        );
-
-        if check {
-            assert_eq!(
-                held + failures.len(),
-                GATES.len(),
-                "a gate speaks of no contender"
-            );
-            for failure in &failures {
-                eprintln!("gate failed: {failure}");
-            }
-            if !failures.is_empty() {
-                return ExitCode::FAILURE;
-            }
-            println!("All {held} gates hold.");
-        }
-        ExitCode::SUCCESS
-    }
-
-    fn measure(group: &mut Group, peer: &mut Contender, effort: &Effort) -> Figures {
-        let ours_size = batch_size(&mut group.ours, effort.batch);
-        let peer_size = batch_size(peer, effort.batch);
-        let (ours_sum, peer_sum) = (group.expected.sum(ours_size), group.expected.sum(peer_size));
-
-        let ours_allocations = allocations(&mut group.ours, ours_size);
-        let peer_allocations = allocations(peer, peer_size);
-
-        let mut ours_ns = Vec::with_capacity(effort.pairs);
-        let mut peer_ns = Vec::with_capacity(effort.pairs);
-        let mut ratios = Vec::with_capacity(effort.pairs);
-        let mut heap = Heap::default();
-        for pair in 0..effort.pairs {
-            heap.shake();
-            let ours = |group: &mut Group| time(&mut group.ours, ours_size, ours_sum);
-            // Who goes first changes, so that a drift favours nobody.
-            let (a, b) = if pair % 2 == 0 {
-                let a = ours(group);
-                (a, time(peer, peer_size, peer_sum))
-            } else {
-                let b = time(peer, peer_size, peer_sum);
-                (ours(group), b)
-            };
-            ours_ns.push(a);
-            peer_ns.push(b);
-            ratios.push(b / a);
-        }
-        Figures {
-            ours_ns: median(ours_ns),
-            peer_ns: median(peer_ns),
-            ratio: median(ratios),
-            ours_allocations,
-            peer_allocations,
-        }
-    }
-
-    /// Moves the blocks that a contender gets from the allocator: where they lie is worth 30 % to either side, by chance, and a
-    /// contender that frees what it takes would keep its chance for the whole run.
-    #[derive(Default)]
-    struct Heap {
-        held: Vec<Vec<u8>>,
-        state: u64,
-    }
-
-    impl Heap {
-        fn shake(&mut self) {
-            if self.held.len() > 2_000 {
-                self.held.clear();
-            }
-            for _ in 0..100 {
-                // A linear congruential generator (Knuth's MMIX); its upper bits are good enough for this.
-                self.state = self
-                    .state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
-                let bytes = 16 + (self.state >> 33) as usize % 512;
-                self.held.push(Vec::with_capacity(bytes));
+        match run(&options) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(problem) => {
+                eprintln!("compare: {problem}");
+                ExitCode::from(2)
             }
         }
     }
 
-    /// How many operations take about that long. Warms the contender up on the way.
-    fn batch_size(contender: &mut Contender, batch: Duration) -> u64 {
-        let mut operations = 32;
-        loop {
-            let start = Instant::now();
-            contender.run(operations);
-            if start.elapsed() >= batch {
-                return operations;
-            }
-            operations *= 2;
+    /// `true` if no gate failed.
+    fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
+        let mut workloads = workloads();
+        if let Some(only) = &options.only {
+            workloads.retain(|workload| workload.name.contains(only));
         }
-    }
-
-    /// Nanoseconds of one operation.
-    fn time(contender: &mut Contender, operations: u64, expected: u64) -> f64 {
         let start = Instant::now();
-        let sum = contender.run(operations);
-        let time = start.elapsed();
-        assert_eq!(sum, expected, "{}: the result is wrong", contender.name);
-        time.as_nanos() as f64 / operations as f64
-    }
-
-    fn allocations(contender: &mut Contender, operations: u64) -> f64 {
-        let before = counting::count();
-        contender.run(operations);
-        (counting::count() - before) as f64 / operations as f64
-    }
-
-    fn median(mut values: Vec<f64>) -> f64 {
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    }
-}
-
-/// An allocator that counts the allocations of each thread.
-#[cfg(not(loom))]
-mod counting {
-    use std::alloc::{GlobalAlloc, Layout, System};
-    use std::cell::Cell;
-
-    thread_local! {
-        static COUNT: Cell<u64> = const { Cell::new(0) };
-    }
-
-    /// Allocations that this thread has made so far.
-    pub(super) fn count() -> u64 {
-        COUNT.get()
-    }
-
-    pub(super) struct Counting;
-
-    // SAFETY:
-    // * Every method hands its arguments to `System` and its result back, unchanged, so the
-    //   contract of `GlobalAlloc` holds because `System` keeps it.
-    // * The counter has no destructor and is made without an allocation, so that counting neither
-    //   allocates nor unwinds.
-    unsafe impl GlobalAlloc for Counting {
-        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            COUNT.set(COUNT.get() + 1);
-            // SAFETY: the caller's promise about `layout` is the one that `System` asks for.
-            unsafe { System.alloc(layout) }
+        let rows = measure(&workloads, options);
+        if rows.is_empty() {
+            return Err("no workload has a name like that".into());
         }
+        let memory = if options.only.is_none() {
+            memory::contexts()
+        } else {
+            Vec::new()
+        };
+        let report = Report::new(command(), rows, &memory);
 
-        unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-            // SAFETY: `pointer` came from `alloc` or `realloc` above, so from `System`, with `layout`.
-            unsafe { System.dealloc(pointer, layout) }
+        print!("{}", report.table());
+        println!(
+            "\n{} ratios in {} s: medians of up to {} pairs, each pair on another heap layout. In italics: limits, and bare work.",
+            report.rows.len(),
+            start.elapsed().as_secs(),
+            report.rows.iter().map(|row| row.pairs).max().unwrap_or(0),
+        );
+        if !memory.is_empty() {
+            println!(
+                "\nA context that lives, with {} values ({} of them at once):\n",
+                memory::KEYS,
+                memory::CONTEXTS
+            );
+            print!("{}", report.memory_table());
         }
+        if let Some(file) = &options.json {
+            if let Some(dir) = file.parent() {
+                fs::create_dir_all(dir)?;
+            }
+            fs::write(
+                file,
+                serde_json::to_string_pretty(&report.to_json())? + "\n",
+            )?;
+        }
+        if let Some(dir) = &options.plot {
+            plot::write(&report, dir)?;
+        }
+        Ok(!options.check || gates_hold(&report.rows))
+    }
 
-        unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-            COUNT.set(COUNT.get() + 1);
-            // SAFETY: as in `dealloc`; `new_size` is what the caller promised it to be.
-            unsafe { System.realloc(pointer, layout, new_size) }
+    fn measure(workloads: &[Workload], options: &Options) -> Vec<Row> {
+        let (budget, least_pairs) = options.budget();
+        let all: usize = workloads.iter().map(|work| work.split().1.len()).sum();
+        // With `--only` a ratio gets no more time than it has in the whole, but at most three times as many pairs.
+        let whole: usize = watershed_benches::workloads()
+            .iter()
+            .map(|work| work.split().1.len())
+            .sum();
+        let share = whole.min(all * 3).max(1);
+        let effort = Effort {
+            time: budget / share as u32,
+            least_pairs,
+            most_pairs: 1_001,
+        };
+        let mut rows = Vec::with_capacity(all);
+        for workload in workloads {
+            let mut contest = Contest::new(workload, effort);
+            for peer in workload.split().1 {
+                let figures = contest.against(peer);
+                let row = Row::new(workload, peer, &figures);
+                rows.push(row);
+                eprintln!(
+                    "[{:>3}/{all}] {} against {}: {} in {} pairs",
+                    rows.len(),
+                    workload.name,
+                    peer.name,
+                    times(figures.ratio.median),
+                    figures.pairs
+                );
+            }
         }
+        rows
+    }
+
+    fn gates_hold(rows: &[Row]) -> bool {
+        let mut failures = 0;
+        for gate in &GATES {
+            let row = rows
+                .iter()
+                .find(|row| row.workload == gate.workload && row.peer == gate.peer);
+            match row {
+                Some(row) if row.ratio.median >= gate.ratio => {}
+                Some(row) => {
+                    eprintln!(
+                        "gate failed: {} against {}: {:.2}, must be at least {:.2}",
+                        gate.workload, gate.peer, row.ratio.median, gate.ratio,
+                    );
+                    failures += 1;
+                }
+                None => {
+                    eprintln!(
+                        "gate failed: {} against {} was not measured",
+                        gate.workload, gate.peer
+                    );
+                    failures += 1;
+                }
+            }
+        }
+        if failures == 0 {
+            println!("\nAll {} gates hold.", GATES.len());
+        }
+        failures == 0
+    }
+
+    /// As it was called, without the place of the program.
+    fn command() -> String {
+        let args: Vec<_> = std::env::args().skip(1).collect();
+        format!(
+            "cargo run --release -p watershed-benches --bin compare -- {}",
+            args.join(" ")
+        )
     }
 }
