@@ -41,12 +41,12 @@
 //! * **The context ends everything.** Cancelled, past its deadline, or its last handle dropped: bodies are dropped, nobody waits for ever.
 //!
 //! # When not to use it
-//! * For values that outlive a request: a cache with a time to live is another thing.
 //! * For one future that a few places await: a `Shared` future or a `OnceCell` is simpler.
 //! * For functions with effects that must happen at every call: they are not tasks ([`Ctx::run_fresh`] runs one without memoization).
 //!
 //! # Features
 //! * `tokio` (default): [`Ctx::spawn`], [`Ctx::parallel`], [`Ctx::parallel_all`], deadlines and cancellation tokens. Without it the crate works on any executor.
+//! * `shared` (default, with `tokio`): [`Shared`] and [`Ctx::run_shared`], values that outlive a request.
 //! * `anyhow`: finds the cause inside an `anyhow::Error` that a task returns.
 //! * `serde`: `Serialize` for [`Held`].
 
@@ -60,6 +60,8 @@ mod held;
 mod links;
 mod parallel;
 mod run;
+#[cfg(any(feature = "shared", loom))]
+mod shared;
 mod slot;
 mod stack;
 mod sync;
@@ -77,6 +79,8 @@ pub use parallel::{BoxedCall, RunAll};
 #[cfg(feature = "tokio")]
 pub use parallel::{Calls, Parallel, ParallelAll};
 pub use run::{HeldRun, Run, RunFresh};
+#[cfg(any(feature = "shared", loom))]
+pub use shared::{DroppedRun, Policy, Shared, SharedBuilder, SharedRun, Shutdown, Stats};
 pub use task::{Call, Input, Key, Task};
 
 /// The blocks of the README, as tests.
