@@ -4,11 +4,12 @@
 //! no user code runs. The lock's content is the run under way. An entry that was removed stays so: whoever finds it in the map meanwhile
 //! takes it out and makes another.
 
+use std::any::TypeId;
 use std::mem::ManuallyDrop;
 
 use super::outcome::{Outcome, Pin, Place};
 use super::run::Running;
-use crate::slot::{Meta, SlotPtr, meta, new_node};
+use crate::slot::{SlotPtr, new_node, type_id};
 use crate::stack;
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::{Arc, Mutex};
@@ -79,7 +80,7 @@ impl Entry {
 
     #[inline(always)]
     pub(super) fn is_of(&self, task: &'static TaskMeta) -> bool {
-        std::ptr::eq(self.task, task) || self.task.meta.type_id == task.meta.type_id
+        std::ptr::eq(self.task, task) || self.task.type_id == task.type_id
     }
 
     /// Whether the other one is of the same task, with an equal input.
@@ -143,7 +144,9 @@ impl<I: ?Sized> Drop for EntryOf<I> {
 
 /// What the entries of a task know to do.
 pub(crate) struct TaskMeta {
-    pub(super) meta: &'static Meta,
+    /// As in the `Meta` of its slots.
+    pub(super) type_id: TypeId,
+    pub(super) name: fn() -> &'static str,
     /// The slot of a run of its own; clones the input, so it may unwind.
     pub(super) root: unsafe fn(&Entry) -> SlotPtr,
     /// Moves the value out.
@@ -159,7 +162,8 @@ where
 {
     const {
         &TaskMeta {
-            meta: meta::<G, F, In>(),
+            type_id: type_id::<G, F, In>(),
+            name: std::any::type_name::<F>,
             root: root::<G, F, In>,
             take: take::<G, F, In>,
         }

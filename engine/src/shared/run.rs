@@ -320,7 +320,7 @@ impl Ask {
     }
 
     pub(super) fn name(&self) -> &'static str {
-        (self.entry.task.meta.name)()
+        (self.entry.task.name)()
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Outcome, TaskError>> {

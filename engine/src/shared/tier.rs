@@ -222,7 +222,7 @@ impl Tier {
                 // A vacant entry that was put in for nothing goes again.
                 let prepare = || {
                     if from.is_some_and(|from| from.depth() as usize >= tier.max_depth) {
-                        let task = (found.task.meta.name)();
+                        let task = (found.task.name)();
                         return Err(TaskError::too_deep(task, tier.max_depth));
                     }
                     Self::check_runtime(&found)?;
@@ -261,7 +261,7 @@ impl Tier {
     ) -> Result<Arc<Running>, TaskError> {
         let mut runs = lock(&self.runs);
         if runs.closed {
-            let task = (entry.task.meta.name)();
+            let task = (entry.task.name)();
             return Err(TaskError::closed(
                 task,
                 TaskErrorKind::Cancelled,
@@ -308,7 +308,7 @@ impl Tier {
     fn check_runtime(entry: &Entry) -> Result<(), TaskError> {
         let there = tokio::runtime::Handle::try_current();
         there.map(drop).map_err(|_| {
-            TaskError::no_runtime((entry.task.meta.name)(), "a run of the shared tier")
+            TaskError::no_runtime((entry.task.name)(), "a run of the shared tier")
         })
     }
 
@@ -345,7 +345,7 @@ impl Tier {
     }
 
     fn policy(&self, task: &TaskMeta) -> Effective {
-        let own = self.policies.get(&task.meta.type_id);
+        let own = self.policies.get(&task.type_id);
         let of = |field: fn(&Policy) -> Option<std::time::Duration>| {
             let own = own.and_then(field);
             own.or_else(|| field(&self.defaults))
@@ -550,7 +550,7 @@ impl Tier {
     }
 
     pub(super) fn forget_task(&self, task: TypeId) -> usize {
-        let entries = self.map.select(|entry| entry.task.meta.type_id == task);
+        let entries = self.map.select(|entry| entry.task.type_id == task);
         entries.iter().filter(|entry| self.forget(entry)).count()
     }
 
