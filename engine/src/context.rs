@@ -262,7 +262,10 @@ impl CorePtr {
         F: Task<S, In>,
         In: Input + Input<K>,
     {
-        match self.table.find(hash, |slot| is::<S, F, In, K>(slot, &key)) {
+        match self
+            .table
+            .find(hash, |slot| is::<S, F, In, K>(slot, &key, true))
+        {
             Ok((slot, _)) => slot,
             Err(gap) => self.insert::<S, F, In, K>(gap, hash, key),
         }
@@ -285,7 +288,7 @@ impl CorePtr {
         let new = New(new_node::<S, F, In>(hash, input));
         // SAFETY: the slot was just made for this type of input.
         let input = unsafe { slot::input::<In>(new.0) };
-        match gap.insert(new.0, |slot| is::<S, F, In, In>(slot, input)) {
+        match gap.insert(new.0, |slot| is::<S, F, In, In>(slot, input, true)) {
             Ok(()) => self.inserted(new),
             Err((theirs, _)) => theirs,
         }
@@ -316,7 +319,7 @@ impl CorePtr {
     /// The slot with this hash that `is` accepts, if it is DONE.
     #[cfg(any(feature = "shared", loom))]
     #[inline(always)]
-    pub(crate) fn find_done(self, hash: u64, is: impl FnMut(SlotPtr) -> bool) -> Option<SlotPtr> {
+    pub(crate) fn find_done(self, hash: u64, is: impl Fn(SlotPtr) -> bool) -> Option<SlotPtr> {
         self.table.find_done(hash, is)
     }
 
@@ -378,9 +381,10 @@ impl Drop for New {
     }
 }
 
-/// Whether the slot is the one for this task and input.
+/// Whether the slot is the one for this task and input. If it `stands` for one of the second tier it has the same id and the same place for the
+/// input, but not for the value.
 #[inline(always)]
-fn is<S, F, In, K>(slot: SlotPtr, key: &K) -> bool
+fn is<S, F, In, K>(slot: SlotPtr, key: &K, stands: bool) -> bool
 where
     S: Send + Sync + 'static,
     F: Task<S, In>,
@@ -388,7 +392,9 @@ where
 {
     let mine = meta::<S, F, In>();
     // The same address is the same type; a copy of the constant elsewhere in the program is not the same address.
-    if !std::ptr::eq(slot.meta, mine) && slot.meta.type_id != mine.type_id {
+    if !std::ptr::eq(slot.meta, mine)
+        && (slot.meta.type_id != mine.type_id || (slot.meta.stands && !stands))
+    {
         return false;
     }
     // SAFETY: the slot is of these types, as its id says.
@@ -407,14 +413,12 @@ where
     F: Task<S, In> + 'c,
     In: Input,
 {
-    // The same test as in `is`, so a hit that got here by it makes it once.
-    if std::ptr::eq(slot.meta, meta::<S, F, In>()) {
-        // SAFETY: the slot was made by this `Meta`; the rest is the promise of the caller.
-        unsafe { slot::value::<S, F, In>(slot) }
-    } else {
-        // In a run of the second tier the slot holds a `Held`; or the constant has another address.
+    if slot.meta.stands {
         // SAFETY: the promise of the caller; whatever the slot's layout, its `Meta` gives a value of this type.
         unsafe { value_of(slot) }
+    } else {
+        // SAFETY: the slot has the layout of these types; the rest is the promise of the caller.
+        unsafe { slot::value::<S, F, In>(slot) }
     }
 }
 
@@ -541,12 +545,12 @@ pub(crate) struct User(CorePtr);
 impl User {
     /// A new context for a run of the second tier. Its state is the tier's.
     pub(crate) fn in_tier(tier: Arc<Tier>, max_depth: usize) -> Self {
-        let state = tier.state();
-        let mut core = Core::new(None, max_depth, Ctx::<()>::free);
-        core.tier = Some(tier);
-        let core = Ctx::<()>::place(core, ());
-        // SAFETY: it was just made, and nobody else has it. The state lives as long as the tier, which the context keeps.
-        unsafe { (*core.0.as_ptr()).state = state };
+        let core = std::mem::ManuallyDrop::new(Ctx::make((), None, max_depth)).core;
+        // SAFETY: it was just made, and nobody else has it.
+        let mine = unsafe { &mut *core.0.as_ptr() };
+        // The state lives as long as the tier, which the context keeps.
+        mine.state = tier.state();
+        mine.tier = Some(tier);
         Self(core)
     }
 
@@ -668,25 +672,25 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     }
 
     fn make(state: S, options: Option<Box<Options>>, max_depth: usize) -> Self {
-        Self {
-            core: Self::place(Core::new(options, max_depth, Self::free), state),
-            body: None,
-            state: PhantomData,
-        }
-    }
-
-    /// Puts a context on the heap.
-    #[inline(always)]
-    fn place(core: Core, state: S) -> CorePtr {
         // In this order the parts are written in their place, and not copied there.
-        let context = Box::leak(Box::write(Box::new_uninit(), CoreOf { core, state }));
-        let context = NonNull::from(context);
+        let context = Box::write(
+            Box::new_uninit(),
+            CoreOf {
+                core: Core::new(options, max_depth, Self::free),
+                state,
+            },
+        );
+        let context = NonNull::from(Box::leak(context));
         // SAFETY: it was just made, and nobody else has it. A field of it is not null.
         unsafe {
             let state = NonNull::new_unchecked(&raw mut (*context.as_ptr()).state);
             (*context.as_ptr()).core.state = state.cast();
         }
-        CorePtr(context.cast())
+        Self {
+            core: CorePtr(context.cast()),
+            body: None,
+            state: PhantomData,
+        }
     }
 
     /// # Safety
@@ -776,12 +780,13 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         let hash = core.hash::<S, F, In, K>(&input);
         let hit = core
             .table
-            .find_done(hash, |slot| is::<S, F, In, K>(slot, &input));
+            .find_done(hash, |slot| is::<S, F, In, K>(slot, &input, false));
         match hit {
             Some(slot) => {
-                // SAFETY: the slot is of these types (`is`) and was seen DONE.
-                Run::hit(self, unsafe { value_in::<S, F, In>(slot) })
+                // SAFETY: the slot has the layout of these types (`is`) and was seen DONE.
+                Run::hit(self, unsafe { slot::value::<S, F, In>(slot) })
             }
+            // Or it stands for one of the second tier: then its `Meta` gives the value (`Run::poll_call`).
             None => Run::call(self, core.find_or_insert::<S, F, In, K>(hash, input)),
         }
     }
