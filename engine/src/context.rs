@@ -467,6 +467,8 @@ impl Core {
         max_depth: usize,
         free: unsafe fn(NonNull<Counted>),
     ) -> Self {
+        // Before the table: what may unwind in between would have it made elsewhere and copied.
+        let seed = seed();
         Self {
             counted: Counted {
                 handles: AtomicU64::new(USER | HANDLE),
@@ -475,7 +477,7 @@ impl Core {
             // Set when the context is in its place.
             state: NonNull::dangling(),
             table: Table::new(),
-            seed: seed(),
+            seed,
             reason: AtomicU8::new(OPEN),
             max_depth: u32::try_from(max_depth).unwrap_or(u32::MAX),
             linked: options.as_ref().is_some_and(|o| o.links.any()),
