@@ -44,10 +44,10 @@ use crate::run::{Caller, Run, RunFresh, value_of};
 #[cfg(any(feature = "shared", loom))]
 use crate::shared::{self, Tier};
 use crate::slot::{self, SlotPtr, Word, meta, new_node, type_id};
-use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering, fence};
 #[cfg(any(feature = "shared", loom))]
 use crate::sync::Arc;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering, fence};
 use crate::table::{Gap, Table};
 #[cfg(feature = "tokio")]
 use crate::task::Call;

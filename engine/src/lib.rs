@@ -79,6 +79,9 @@ pub use parallel::{BoxedCall, RunAll};
 #[cfg(feature = "tokio")]
 pub use parallel::{Calls, Parallel, ParallelAll};
 pub use run::{HeldRun, Run, RunFresh};
+#[cfg(loom)]
+#[doc(hidden)]
+pub use shared::model as shared_model;
 #[cfg(any(feature = "shared", loom))]
 pub use shared::{DroppedRun, Policy, Shared, SharedBuilder, SharedRun, Shutdown, Stats};
 pub use task::{Call, Input, Key, Task};

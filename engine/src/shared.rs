@@ -498,9 +498,7 @@ impl<G: Send + Sync + 'static> SharedBuilder<G> {
         In: Input,
     {
         let _ = task;
-        self.settings
-            .policies
-            .insert(type_id::<G, F, In>(), policy);
+        self.settings.policies.insert(type_id::<G, F, In>(), policy);
         self
     }
 
@@ -685,5 +683,26 @@ impl<G> fmt::Debug for Shutdown<'_, G> {
         f.debug_struct("Shutdown")
             .field("grace", &self.grace)
             .finish_non_exhaustive()
+    }
+}
+
+/// For the models: what needs a runtime and a clock, with the model's own threads and numbers in their place.
+#[cfg(loom)]
+pub mod model {
+    use super::{Duration, Future, Pin, Shared};
+
+    /// A future that drives a run.
+    pub type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    /// What the runtime would have been given since the last time.
+    pub fn drivers<G>(shared: &Shared<G>) -> Vec<Driver> {
+        let mut drivers = shared.tier.drivers.lock().unwrap();
+        let drivers = drivers.drain(..);
+        drivers.map(|driver| Box::pin(driver) as Driver).collect()
+    }
+
+    /// Lets time pass.
+    pub fn advance<G>(shared: &Shared<G>, by: Duration) {
+        shared.tier.clock.advance(by);
     }
 }

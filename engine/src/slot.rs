@@ -177,7 +177,8 @@ pub(crate) struct Body {
     pub(crate) drop: unsafe fn(NonNull<Body>),
 }
 
-pub(crate) type PollBody = unsafe fn(NonNull<Body>, SlotPtr, &mut Context<'_>) -> Poll<Result<(), TaskError>>;
+pub(crate) type PollBody =
+    unsafe fn(NonNull<Body>, SlotPtr, &mut Context<'_>) -> Poll<Result<(), TaskError>>;
 
 /// A slot, by address.
 ///

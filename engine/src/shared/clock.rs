@@ -35,7 +35,8 @@ impl Clock {
     }
 
     pub(super) fn advance(&self, by: Duration) {
-        self.0.fetch_add(nanos(by), std::sync::atomic::Ordering::Relaxed);
+        self.0
+            .fetch_add(nanos(by), std::sync::atomic::Ordering::Relaxed);
     }
 }
 

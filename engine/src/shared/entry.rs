@@ -12,7 +12,7 @@ use super::run::Running;
 use crate::slot::{SlotPtr, new_node, type_id};
 use crate::stack;
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, SeenArc};
 use crate::task::{Input, Task};
 
 /// An entry, of which the map's readers know the hash and the task; the input is last, so that its type can be forgotten.
@@ -26,7 +26,7 @@ pub(super) struct EntryOf<I: ?Sized> {
     pub(super) queued: AtomicU8,
     removed: AtomicBool,
     /// The run under way.
-    pub(super) run: Mutex<Option<Arc<Running>>>,
+    pub(super) run: Mutex<Option<SeenArc<Running>>>,
     input: ManuallyDrop<I>,
 }
 
@@ -86,9 +86,7 @@ impl Entry {
     /// Whether the other one is of the same task, with an equal input.
     pub(super) fn is(&self, other: &Self) -> bool {
         // SAFETY: entries of one task have inputs of one type.
-        self.hash == other.hash
-            && self.is_of(other.task)
-            && unsafe { self.input.is(&*other.input) }
+        self.hash == other.hash && self.is_of(other.task) && unsafe { self.input.is(&*other.input) }
     }
 
     /// What there is that may be given at this time. (What is given up under a lock is a count, and never the last one.)
@@ -196,4 +194,3 @@ where
     // SAFETY: it is the task's, and not in the slot any more.
     Outcome::value(unsafe { value.cast::<F::Value>().read() })
 }
-

@@ -9,10 +9,10 @@
 use super::entry::Entry;
 use crate::sync::Arc;
 
-#[cfg(not(loom))]
-pub(super) use with_papaya::Map;
 #[cfg(loom)]
 pub(super) use stand_in::Map;
+#[cfg(not(loom))]
+pub(super) use with_papaya::Map;
 
 #[cfg(not(loom))]
 mod with_papaya {
@@ -76,7 +76,11 @@ mod with_papaya {
 
     impl Map {
         pub(in crate::shared) fn new() -> Self {
-            Self(HashMap::builder().hasher(BuildHasherDefault::default()).build())
+            Self(
+                HashMap::builder()
+                    .hasher(BuildHasherDefault::default())
+                    .build(),
+            )
         }
 
         /// Shows the entry with this hash that `is` accepts to `f`.
@@ -168,7 +172,11 @@ mod stand_in {
 
         pub(in crate::shared) fn select(&self, wanted: impl Fn(&Entry) -> bool) -> Vec<Arc<Entry>> {
             let entries = lock(&self.0);
-            entries.iter().filter(|entry| wanted(entry)).cloned().collect()
+            entries
+                .iter()
+                .filter(|entry| wanted(entry))
+                .cloned()
+                .collect()
         }
     }
 }

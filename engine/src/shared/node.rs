@@ -297,6 +297,9 @@ where
             // SAFETY: as above.
             Run::hit(ctx, unsafe { value.cast::<F::Value>().as_ref() })
         }
-        None => Run::call(ctx, Over::<S, G, F, In>::find_or_put::<K>(core, hash, input)),
+        None => Run::call(
+            ctx,
+            Over::<S, G, F, In>::find_or_put::<K>(core, hash, input),
+        ),
     }
 }

@@ -89,7 +89,9 @@ impl Outcome {
     pub(super) fn refresh_at(&self, at: u64) {
         // ORDER: Relaxed; the number is all there is to it.
         let expires = self.head().expires.load(Ordering::Relaxed);
-        self.head().check_at.store(at.min(expires), Ordering::Relaxed);
+        self.head()
+            .check_at
+            .store(at.min(expires), Ordering::Relaxed);
     }
 
     pub(super) fn is_failed(&self) -> bool {

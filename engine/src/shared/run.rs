@@ -27,8 +27,8 @@ use crate::cycle::{self, EdgePtr};
 use crate::error::{TaskError, TaskErrorKind};
 use crate::run::{Caller, RawRun};
 use crate::slot::SlotPtr;
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+use crate::sync::{Arc, SeenArc};
 use crate::wake::{Hub, Park};
 
 /// A run, for those who wait for it.
@@ -148,7 +148,8 @@ impl Running {
     }
 }
 
-pub(super) const SHUT_DOWN: &str = "was refused: the shared tier was shut down; it gives what it has and runs nothing more";
+pub(super) const SHUT_DOWN: &str =
+    "was refused: the shared tier was shut down; it gives what it has and runs nothing more";
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -184,7 +185,7 @@ impl Prepared {
     }
 
     /// The task that is to run on the runtime.
-    pub(super) fn driver(self, run: Arc<Running>) -> Driver {
+    pub(super) fn driver(self, run: SeenArc<Running>) -> Driver {
         let mut call = RawRun::private(self.root);
         let caller = Caller {
             core: self.user.core(),
@@ -207,7 +208,7 @@ impl Prepared {
 pub(super) struct Driver {
     call: RawRun,
     /// Until it has ended.
-    run: Option<Arc<Running>>,
+    run: Option<SeenArc<Running>>,
     #[cfg(not(loom))]
     pub(super) limit: Option<Pin<Box<tokio::time::Sleep>>>,
     /// Keeps the context open. Last: `call` leaves before.
@@ -219,14 +220,18 @@ impl Driver {
     #[cfg(not(loom))]
     pub(super) fn task(&self) -> &'static TaskMeta {
         // Before the first poll, so there is a run.
-        self.run.as_ref().map_or_else(|| unreachable!("a driver that has ended"), |run| run.entry.task)
+        self.run.as_ref().map_or_else(
+            || unreachable!("a driver that has ended"),
+            |run| run.entry.task,
+        )
     }
 
     /// The run has a time limit, and there is no timer to keep it.
     #[cfg(not(loom))]
     pub(super) fn fail_without_timer(mut self) {
         if let Some(run) = self.run.take() {
-            let error = TaskError::no_runtime(run.name(), "the time limit of a run of the shared tier");
+            let error =
+                TaskError::no_runtime(run.name(), "the time limit of a run of the shared tier");
             run.tier.finish(&run, Err(error));
         }
     }
@@ -299,7 +304,7 @@ pub(super) struct Ask {
 }
 
 struct Waits {
-    run: Arc<Running>,
+    run: SeenArc<Running>,
     edge: Option<EdgePtr>,
     park: Park,
 }

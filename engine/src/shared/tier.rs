@@ -29,7 +29,7 @@ use crate::error::{TaskError, TaskErrorKind};
 use crate::slot::SlotPtr;
 use crate::stack;
 use crate::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use crate::sync::{Arc, Mutex, lock};
+use crate::sync::{Arc, Mutex, SeenArc, lock};
 use crate::task::{Input, Task};
 use crate::wake::Hub;
 
@@ -63,7 +63,7 @@ pub(crate) type Tier = TierOf<dyn State>;
 struct Runs {
     closed: bool,
     next: u64,
-    live: HashMap<u64, Arc<Running>>,
+    live: HashMap<u64, SeenArc<Running>>,
 }
 
 #[derive(Default)]
@@ -85,7 +85,7 @@ fn count(counter: &AtomicU64) {
 pub(super) enum Asked {
     Found(Outcome),
     /// A run under way; with its driver if it was started by this ask.
-    Waits(Arc<Running>, Option<Driver>),
+    Waits(SeenArc<Running>, Option<Driver>),
 }
 
 /// What a look in the map comes to.
@@ -258,19 +258,15 @@ impl Tier {
         now: u64,
         refresh: bool,
         prepared: &Prepared,
-    ) -> Result<Arc<Running>, TaskError> {
+    ) -> Result<SeenArc<Running>, TaskError> {
         let mut runs = lock(&self.runs);
         if runs.closed {
             let task = (entry.task.name)();
-            return Err(TaskError::closed(
-                task,
-                TaskErrorKind::Cancelled,
-                SHUT_DOWN,
-            ));
+            return Err(TaskError::closed(task, TaskErrorKind::Cancelled, SHUT_DOWN));
         }
         let id = runs.next;
         runs.next += 1;
-        let run = Arc::new(Running::new(entry.clone(), id, now, refresh, prepared));
+        let run = SeenArc::new(Running::new(entry.clone(), id, now, refresh, prepared));
         runs.live.insert(id, run.clone());
         drop(runs);
         count(&self.counts.started);
@@ -307,9 +303,9 @@ impl Tier {
     #[cfg(not(loom))]
     fn check_runtime(entry: &Entry) -> Result<(), TaskError> {
         let there = tokio::runtime::Handle::try_current();
-        there.map(drop).map_err(|_| {
-            TaskError::no_runtime((entry.task.name)(), "a run of the shared tier")
-        })
+        there
+            .map(drop)
+            .map_err(|_| TaskError::no_runtime((entry.task.name)(), "a run of the shared tier"))
     }
 
     #[cfg(loom)]
@@ -324,7 +320,11 @@ impl Tier {
             // It was there a moment ago.
             return drop(driver);
         };
-        if let Some(limit) = tier.policy(driver.task()).time_limit.filter(|t| !t.is_zero()) {
+        if let Some(limit) = tier
+            .policy(driver.task())
+            .time_limit
+            .filter(|t| !t.is_zero())
+        {
             // A runtime without timers panics here: then there is no limit that could be kept, and no run.
             let timer = std::panic::catch_unwind(|| Box::pin(tokio::time::sleep(limit)));
             match timer {
@@ -379,7 +379,7 @@ impl Tier {
     }
 
     /// The end of a run, by its driver.
-    pub(super) fn finish(&self, run: &Arc<Running>, outcome: Result<Outcome, TaskError>) {
+    pub(super) fn finish(&self, run: &SeenArc<Running>, outcome: Result<Outcome, TaskError>) {
         let entry = &run.entry;
         let now = self.clock.now();
         let policy = self.policy(entry.task);
@@ -421,7 +421,10 @@ impl Tier {
         };
         let pin = pin();
         let mut current = lock(&entry.run);
-        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, run)) {
+        if current
+            .as_ref()
+            .is_some_and(|current| SeenArc::ptr_eq(current, run))
+        {
             end.run = current.take();
             let old = entry.outcome_at(&pin, now);
             match (kept, old) {
@@ -534,7 +537,9 @@ impl Tier {
         drop(run);
         drop(pin);
         self.take_out(entry);
-        let there = retired.as_ref().is_some_and(|old| old.head().is_there_at(now));
+        let there = retired
+            .as_ref()
+            .is_some_and(|old| old.head().is_there_at(now));
         there || under_way.is_some()
     }
 
@@ -653,7 +658,7 @@ impl Tier {
     }
 
     /// Ends the runs that are under way; gives them.
-    pub(super) fn end_runs(&self) -> Vec<Arc<Running>> {
+    pub(super) fn end_runs(&self) -> Vec<SeenArc<Running>> {
         let mut runs: Vec<_> = lock(&self.runs).live.values().cloned().collect();
         runs.sort_by_key(|run| run.id);
         for run in &runs {
@@ -697,8 +702,8 @@ fn fraction(seed: u64) -> f64 {
 /// What the end of a run leaves to be dropped without a lock.
 #[derive(Default)]
 struct End {
-    run: Option<Arc<Running>>,
-    listed: Option<Arc<Running>>,
+    run: Option<SeenArc<Running>>,
+    listed: Option<SeenArc<Running>>,
     retired: Option<Retired>,
     dropped: [Option<Outcome>; 2],
     put: bool,

@@ -98,7 +98,10 @@ fn a_circle_closed_by_two_callers_is_told_to_both() {
 fn recursion_that_joins_at_every_level_is_no_circle() {
     both_runtimes(|| async {
         let shared = Shared::new(());
-        assert_eq!(*shared.run(fibonacci, 90).await.unwrap(), 2_880_067_194_370_816_120);
+        assert_eq!(
+            *shared.run(fibonacci, 90).await.unwrap(),
+            2_880_067_194_370_816_120
+        );
         assert_eq!(shared.stats().started, 91);
     });
 }

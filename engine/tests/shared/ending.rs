@@ -63,12 +63,19 @@ fn shutdown_without_a_runtime_says_so_if_it_has_to_wait() {
     });
     let error = super::support::now(shared.shutdown(SECOND)).unwrap_err();
     assert_eq!(error.kind(), TaskErrorKind::NoRuntime);
-    assert_eq!(super::support::now(shared.shutdown(Duration::ZERO)).unwrap().len(), 1);
+    assert_eq!(
+        super::support::now(shared.shutdown(Duration::ZERO))
+            .unwrap()
+            .len(),
+        1
+    );
 }
 
 #[test]
 fn a_time_limit_on_a_runtime_without_timers_says_so() {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
     let shared = tier().time_limit(SECOND).build();
     let error = runtime.block_on(async { shared.run(stamp, 1).await.unwrap_err() });
     assert_eq!(error.kind(), TaskErrorKind::NoRuntime);

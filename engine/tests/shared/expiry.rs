@@ -195,7 +195,11 @@ async fn jitter_spreads_what_came_together_and_never_adds() {
     for n in 0..1000 {
         shared.run(stamp, n).await.unwrap();
     }
-    let there = || (0..1000).filter(|n| shared.peek(stamp, n).is_some()).count();
+    let there = || {
+        (0..1000)
+            .filter(|n| shared.peek(stamp, n).is_some())
+            .count()
+    };
     advance(80 * SECOND).await;
     assert!(there() >= 990);
     let mut seen = HashSet::new();

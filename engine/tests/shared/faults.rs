@@ -83,7 +83,10 @@ fn an_input_that_panics_changes_nothing() {
     both_runtimes(|| async {
         let shared = Shared::new(());
         let calm = Arc::new(Touch::default());
-        assert_eq!(*shared.run(touch, Touchy(calm.clone(), 1)).await.unwrap(), 1);
+        assert_eq!(
+            *shared.run(touch, Touchy(calm.clone(), 1)).await.unwrap(),
+            1
+        );
         for hash in [true, false] {
             let touchy = Arc::new(Touch::default());
             let part = if hash { &touchy.hash } else { &touchy.eq };
@@ -103,8 +106,14 @@ fn an_input_that_panics_changes_nothing() {
         let polled = catch_unwind(AssertUnwindSafe(|| super::support::poll_once(&mut call)));
         assert!(polled.is_err());
         drop(call);
-        assert_eq!(*shared.run(touch, Touchy(calm.clone(), 1)).await.unwrap(), 1);
-        assert_eq!(*shared.run(touch, Touchy(calm.clone(), 2)).await.unwrap(), 2);
+        assert_eq!(
+            *shared.run(touch, Touchy(calm.clone(), 1)).await.unwrap(),
+            1
+        );
+        assert_eq!(
+            *shared.run(touch, Touchy(calm.clone(), 2)).await.unwrap(),
+            2
+        );
         assert_eq!((shared.len(), shared.stats().running), (2, 0));
     });
 }
@@ -117,7 +126,10 @@ fn an_input_that_panics_when_it_is_dropped_is_contained() {
         touchy.drop.set(()).unwrap();
         for n in 0..100 {
             // The task's own copy panics in the body.
-            let error = shared.run(touch, Touchy(touchy.clone(), n)).await.unwrap_err();
+            let error = shared
+                .run(touch, Touchy(touchy.clone(), n))
+                .await
+                .unwrap_err();
             assert_eq!(error.kind(), TaskErrorKind::Panicked);
             let value = shared.prime(touch, Touchy(touchy.clone(), n), n);
             assert!(value.is_ok());

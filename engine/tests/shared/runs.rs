@@ -31,7 +31,11 @@ fn all_callers_share_one_run_and_one_value() {
         for call in calls {
             values.push(call.await.unwrap().unwrap());
         }
-        assert!(values.iter().all(|value| std::ptr::eq(&**value, &*values[0])));
+        assert!(
+            values
+                .iter()
+                .all(|value| std::ptr::eq(&**value, &*values[0]))
+        );
         assert_eq!(shared.state().starts.get(), 1);
         assert_eq!(shared.stats().running, 0);
     });

@@ -34,7 +34,10 @@ fn requests_share_the_tier_and_nothing_of_their_own() {
         let shared = tier().build();
         let (ada, bob) = (request(&shared, "Ada"), request(&shared, "Bob"));
         let (a, b) = futures::join!(ada.run(greeting, 1), bob.run(greeting, 1));
-        assert_eq!((a.unwrap().as_str(), b.unwrap().as_str()), ("Ada 1", "Bob 1"));
+        assert_eq!(
+            (a.unwrap().as_str(), b.unwrap().as_str()),
+            ("Ada 1", "Bob 1")
+        );
         assert_eq!(shared.state().starts.get(), 1);
     });
 }
@@ -49,7 +52,9 @@ fn a_run_sees_nothing_of_the_task_that_started_it() {
     }
     both_runtimes(|| async {
         let shared = tier().build();
-        let seen = USER.scope("Ada", async { shared.run(peeks, ()).await.map(|seen| *seen) });
+        let seen = USER.scope("Ada", async {
+            shared.run(peeks, ()).await.map(|seen| *seen)
+        });
         assert!(!seen.await.unwrap());
     });
 }
@@ -67,7 +72,10 @@ async fn a_request_sees_one_value_even_if_a_refresh_comes_meanwhile() {
     assert!(std::ptr::eq(first, again));
     shared.forget(stamp, &1);
     assert!(std::ptr::eq(first, old.run_shared(stamp, 1).await.unwrap()));
-    assert_eq!(*request(&shared, "Bob").run_shared(stamp, 1).await.unwrap(), 3);
+    assert_eq!(
+        *request(&shared, "Bob").run_shared(stamp, 1).await.unwrap(),
+        3
+    );
 }
 
 #[test]
@@ -176,12 +184,17 @@ fn a_body_sees_one_value_for_its_whole_run() {
 fn a_body_of_the_tier_has_all_of_a_context() {
     async fn all(ctx: Ctx<World>, _: ()) -> Result<usize, TaskError> {
         let (a, b) = ctx.parallel((stamp.with(1), stamp.with(2))).await?;
-        let list = ctx.parallel_all([3, 1, 2].map(|n| stamp.with(n)), 2).await?;
+        let list = ctx
+            .parallel_all([3, 1, 2].map(|n| stamp.with(n)), 2)
+            .await?;
         assert!(std::ptr::eq(list[1], a) && std::ptr::eq(list[2], b));
         ctx.spawn(stamp, 4)?;
         ctx.run_all([stamp.with(4).boxed()]).await?;
         assert!(ctx.peek(stamp, &4).unwrap().is_ok());
-        assert_eq!(ctx.run(stamp, 4).held().await?, ctx.run(stamp, 4).held().await?);
+        assert_eq!(
+            ctx.run(stamp, 4).held().await?,
+            ctx.run(stamp, 4).held().await?
+        );
         let fresh = ctx.run_fresh(stamp, 1).await?;
         assert_eq!(fresh, 5);
         assert_eq!(ctx.prime(stamp, 9, 90), Ok(()));
