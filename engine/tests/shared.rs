@@ -19,6 +19,8 @@ mod expiry;
 mod faults;
 #[path = "shared/generations.rs"]
 mod generations;
+#[path = "shared/model.rs"]
+mod model;
 #[path = "shared/runs.rs"]
 mod runs;
 #[path = "shared/tiers.rs"]

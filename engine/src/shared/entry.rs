@@ -7,12 +7,12 @@
 use std::any::TypeId;
 use std::mem::ManuallyDrop;
 
-use super::outcome::{Outcome, Pin, Place};
+use super::outcome::{Outcome, Place, Seen};
 use super::run::Running;
 use crate::slot::{SlotPtr, new_node, type_id};
 use crate::stack;
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use crate::sync::{Arc, Mutex, SeenArc};
+use crate::sync::{Arc, Mutex, MutexGuard, SeenArc};
 use crate::task::{Input, Task};
 
 /// An entry, of which the map's readers know the hash and the task; the input is last, so that its type can be forgotten.
@@ -31,6 +31,9 @@ pub(super) struct EntryOf<I: ?Sized> {
 }
 
 pub(super) type Entry = EntryOf<dyn AnyInput>;
+
+/// An entry's lock, held.
+pub(super) type Lock<'e> = MutexGuard<'e, Option<SeenArc<Running>>>;
 
 /// More hits than this are not counted: a hot entry is read only.
 pub(super) const HOT: u8 = 3;
@@ -89,12 +92,15 @@ impl Entry {
         self.hash == other.hash && self.is_of(other.task) && unsafe { self.input.is(&*other.input) }
     }
 
-    /// What there is that may be given at this time. (What is given up under a lock is a count, and never the last one.)
-    pub(super) fn outcome_at(&self, pin: &Pin, now: u64) -> Option<Outcome> {
-        self.place.look(pin, |seen| {
+    /// What there is that may be given at this time, for who has the lock (of which `_lock` is the proof). What is given up under it is a
+    /// count, and never the last one.
+    pub(super) fn outcome_at(&self, _lock: &Lock<'_>, now: u64) -> Option<Outcome> {
+        let live = |seen: Option<Seen<'_>>| {
             seen.filter(|seen| now < seen.expires())
                 .map(|seen| seen.take())
-        })
+        };
+        // SAFETY: the lock is held.
+        unsafe { self.place.look_locked(live) }
     }
 
     pub(super) fn renew(&self) -> Arc<Self> {

@@ -263,11 +263,28 @@ mod place {
             }))
         }
 
+        /// As [`look`](Self::look), without a pin.
+        ///
+        /// # Safety
+        /// The caller has the entry's lock: nobody swaps meanwhile.
+        pub(in crate::shared) unsafe fn look_locked<R>(
+            &self,
+            f: impl FnOnce(Option<Seen<'_>>) -> R,
+        ) -> R {
+            // SAFETY: what is here is not retired before the lock is given back.
+            let unpinned = unsafe { epoch::unprotected() };
+            self.look(unpinned, f)
+        }
+
         /// For who has the entry's lock.
-        pub(in crate::shared) fn swap(&self, pin: &Pin, new: Option<Outcome>) -> Option<Retired> {
+        pub(in crate::shared) fn swap(&self, new: Option<Outcome>) -> Option<Retired> {
             let new = new.map_or(std::ptr::null(), |new| new.into_raw().as_ptr().cast_const());
+            // SAFETY: the guard is the lifetime of what comes out, which is not looked at; its handle is the caller's.
+            let unpinned = unsafe { epoch::unprotected() };
             // ORDER: AcqRel (P2).
-            let old = self.0.swap(epoch::Shared::from(new), Ordering::AcqRel, pin);
+            let old = self
+                .0
+                .swap(epoch::Shared::from(new), Ordering::AcqRel, unpinned);
             NonNull::new(old.as_raw().cast_mut()).map(Retired)
         }
     }
@@ -362,7 +379,19 @@ mod place {
             result
         }
 
-        pub(in crate::shared) fn swap(&self, _: &Pin, new: Option<Outcome>) -> Option<Retired> {
+        pub(in crate::shared) unsafe fn look_locked<R>(
+            &self,
+            f: impl FnOnce(Option<Seen<'_>>) -> R,
+        ) -> R {
+            // ORDER: Acquire (P1).
+            let head = self.pointer.load(Ordering::Acquire);
+            f(NonNull::new(head).map(|raw| {
+                // SAFETY: as outside of the models.
+                Seen(unsafe { raw.as_ref() }, raw)
+            }))
+        }
+
+        pub(in crate::shared) fn swap(&self, new: Option<Outcome>) -> Option<Retired> {
             let new = new.map_or(std::ptr::null_mut(), |new| new.into_raw().as_ptr());
             // ORDER: AcqRel (P2).
             let old = self.pointer.swap(new, Ordering::AcqRel);

@@ -193,11 +193,9 @@ impl Tier {
                 }
                 Looked::Nothing => {}
             }
-            let pin = pin();
             let mut run = lock(&found.run);
             if found.is_removed() {
                 drop(run);
-                drop(pin);
                 // Whoever removed it is about to do this.
                 tier.map.remove(&found);
                 if Arc::ptr_eq(entry, &found) {
@@ -207,18 +205,16 @@ impl Tier {
             }
             if let Some(running) = run.as_ref().cloned() {
                 drop(run);
-                drop(pin);
                 count(&tier.counts.waits);
                 *entry = found;
                 return Ok(Asked::Waits(running, None));
             }
             let now = tier.clock.now();
-            if let Some(outcome) = found.outcome_at(&pin, now) {
+            if let Some(outcome) = found.outcome_at(&run, now) {
                 return Ok(Asked::Found(outcome));
             }
             let Some(ready) = prepared.take() else {
                 drop(run);
-                drop(pin);
                 // A vacant entry that was put in for nothing goes again.
                 let prepare = || {
                     if from.is_some_and(|from| from.depth() as usize >= tier.max_depth) {
@@ -237,14 +233,12 @@ impl Tier {
                 Ok(started) => started,
                 Err(error) => {
                     drop(run);
-                    drop(pin);
                     drop(Vacant(tier, &found));
                     return Err(error);
                 }
             };
             *run = Some(started.clone());
             drop(run);
-            drop(pin);
             *entry = found;
             let driver = ready.driver(started.clone());
             return Ok(Asked::Waits(started, Some(driver)));
@@ -384,13 +378,11 @@ impl Tier {
         let now = self.clock.now();
         let policy = self.policy(entry.task);
         let mut kept = None;
+        let well = outcome.is_ok();
         let outcome = match outcome {
             Ok(value) => {
                 self.set_times(&value, entry, &policy, now);
                 kept = Some(value.clone());
-                if run.refresh {
-                    count(&self.counts.refreshed);
-                }
                 value
             }
             Err(error) => {
@@ -419,21 +411,20 @@ impl Tier {
             end.listed = runs.live.remove(&run.id);
             runs.live.is_empty()
         };
-        let pin = pin();
         let mut current = lock(&entry.run);
         if current
             .as_ref()
             .is_some_and(|current| SeenArc::ptr_eq(current, run))
         {
             end.run = current.take();
-            let old = entry.outcome_at(&pin, now);
+            let old = entry.outcome_at(&current, now);
             match (kept, old) {
                 (Some(new), None) => {
-                    end.retired = entry.place.swap(&pin, Some(new));
+                    end.retired = entry.place.swap(Some(new));
                     end.put = true;
                 }
                 (Some(new), Some(_)) if !new.is_failed() => {
-                    end.retired = entry.place.swap(&pin, Some(new));
+                    end.retired = entry.place.swap(Some(new));
                     end.put = true;
                 }
                 (unkept, Some(old)) => {
@@ -442,7 +433,7 @@ impl Tier {
                     end.dropped = [unkept, Some(old)];
                 }
                 (None, None) => {
-                    end.retired = entry.place.swap(&pin, None);
+                    end.retired = entry.place.swap(None);
                     entry.set_removed();
                     end.removed = true;
                 }
@@ -450,11 +441,13 @@ impl Tier {
         }
         run.set_outcome(outcome);
         drop(current);
-        drop(pin);
         if end.removed {
             self.take_out(entry);
         }
         if end.put {
+            if run.refresh && well {
+                count(&self.counts.refreshed);
+            }
             self.put(entry);
         }
         drop(end);
@@ -489,16 +482,14 @@ impl Tier {
 
     /// The bound has let an entry go; `expired_by`: because what it has is of no use since then.
     fn evict(&self, entry: &Arc<Entry>, expired_by: Option<u64>) {
-        let pin = pin();
         let run = lock(&entry.run);
         let retired = match expired_by {
             // Refreshed meanwhile: back it goes.
-            Some(now) if entry.outcome_at(&pin, now).is_some() => {
+            Some(now) if entry.outcome_at(&run, now).is_some() => {
                 drop(run);
-                drop(pin);
                 return self.put(entry);
             }
-            _ => entry.place.swap(&pin, None),
+            _ => entry.place.swap(None),
         };
         // With a run under way it stays, for those who ask meanwhile; the end of the run puts it in again.
         let remove = run.is_none() && !entry.is_removed();
@@ -506,7 +497,6 @@ impl Tier {
             entry.set_removed();
         }
         drop(run);
-        drop(pin);
         if retired.is_some() && expired_by.is_none() {
             count(&self.counts.evicted);
         }
@@ -526,16 +516,14 @@ impl Tier {
     /// Lets the next call run again.
     pub(super) fn forget(&self, entry: &Arc<Entry>) -> bool {
         let now = self.clock.now();
-        let pin = pin();
         let mut run = lock(&entry.run);
         if entry.is_removed() {
             return false;
         }
         let under_way = run.take();
-        let retired = entry.place.swap(&pin, None);
+        let retired = entry.place.swap(None);
         entry.set_removed();
         drop(run);
-        drop(pin);
         self.take_out(entry);
         let there = retired
             .as_ref()
@@ -603,25 +591,22 @@ impl Tier {
         loop {
             let found = self.map.find_or_insert(&entry);
             let now = self.clock.now();
-            let pin = pin();
             let run = lock(&found.run);
             if found.is_removed() {
                 drop(run);
-                drop(pin);
                 self.map.remove(&found);
                 if Arc::ptr_eq(&entry, &found) {
                     entry = found.renew();
                 }
                 continue;
             }
-            if run.is_some() || found.outcome_at(&pin, now).is_some() {
+            if run.is_some() || found.outcome_at(&run, now).is_some() {
                 return Err(value);
             }
             let outcome = Outcome::value(value);
             self.set_times(&outcome, &found, &self.policy(found.task), now);
-            let retired = found.place.swap(&pin, Some(outcome));
+            let retired = found.place.swap(Some(outcome));
             drop(run);
-            drop(pin);
             drop(retired);
             self.put(&found);
             return Ok(());
@@ -717,15 +702,13 @@ impl Drop for Vacant<'_> {
     fn drop(&mut self) {
         let Self(tier, entry) = *self;
         let now = tier.clock.now();
-        let pin = pin();
         let run = lock(&entry.run);
-        if run.is_some() || entry.is_removed() || entry.outcome_at(&pin, now).is_some() {
+        if run.is_some() || entry.is_removed() || entry.outcome_at(&run, now).is_some() {
             return;
         }
-        let retired = entry.place.swap(&pin, None);
+        let retired = entry.place.swap(None);
         entry.set_removed();
         drop(run);
-        drop(pin);
         tier.take_out(entry);
         drop(retired);
     }
