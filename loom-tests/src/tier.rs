@@ -93,6 +93,15 @@ impl Tier {
         }
     }
 
+    /// The same, for another thread.
+    #[must_use]
+    pub fn handle(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            tally: Arc::clone(&self.tally),
+        }
+    }
+
     /// A caller of [`numbered`].
     #[must_use]
     pub fn caller(&self, key: u64) -> Caller {

@@ -10,7 +10,7 @@
 #![cfg(loom)]
 
 use loom::thread;
-use watershed_loom_tests::tier::{Tier, numbered};
+use watershed_loom_tests::tier::{SECOND, Tier, numbered};
 use watershed_loom_tests::{Seen, block_on, explore, go, poll_once};
 
 #[test]
@@ -75,4 +75,56 @@ fn forgotten_while_its_run_ends_it_is_not_counted() {
         assert_eq!(tier.shared.len(), 2);
         tier.end();
     });
+}
+
+/// Evicted under the hands of who is about to run it again: the run's value is found afterwards.
+#[test]
+fn evicted_and_called_at_once_it_is_run_where_others_find_it() {
+    static SEEN: Seen = Seen::new();
+    explore(3, || {
+        let tier = Tier::new(|builder| builder.max_entries(1));
+        tier.prime(1, 7);
+        let putting = thread::spawn({
+            let tier = tier.handle();
+            move || tier.prime(2, 8)
+        });
+        let got = tier.call(1).unwrap();
+        putting.join().unwrap();
+        let there = tier.peek(1).map(|value| value.number());
+        assert_eq!(there, (got == 0).then_some(0));
+        assert_eq!(tier.peek(2).is_some(), got == 7);
+        assert_eq!(tier.shared.len(), 1);
+        SEEN.mark(usize::from(got == 7));
+        tier.end();
+    });
+    SEEN.assert_all(2);
+}
+
+#[test]
+fn evicted_while_it_refreshes_its_run_is_still_joined() {
+    static SEEN: Seen = Seen::new();
+    explore(3, || {
+        let tier = Tier::new(|builder| builder.max_entries(1).refresh_after(SECOND));
+        tier.prime(1, 7);
+        tier.advance(SECOND);
+        assert_eq!(block_on(tier.caller(1)), Ok(7));
+        let refresh = tier.drivers().pop().expect("a refresh");
+        let putting = thread::spawn({
+            let tier = tier.handle();
+            move || tier.prime(2, 8)
+        });
+        let mut caller = tier.caller(1);
+        let early = poll_once(&mut caller);
+        putting.join().unwrap();
+        assert!(tier.drivers().is_empty(), "a second run");
+        block_on(refresh);
+        match early {
+            std::task::Poll::Ready(got) => assert_eq!(got, Ok(7)),
+            std::task::Poll::Pending => assert_eq!(block_on(caller), Ok(0)),
+        }
+        SEEN.mark(usize::from(early.is_pending()));
+        assert_eq!(tier.peek(1).unwrap().number(), 0);
+        tier.end();
+    });
+    SEEN.assert_all(2);
 }

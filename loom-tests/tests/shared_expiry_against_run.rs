@@ -93,3 +93,22 @@ fn callers_that_come_at_once_start_one_run() {
         tier.end();
     });
 }
+
+/// Each drives what it has started, so a run may begin and end while another caller is about to start one.
+#[test]
+fn callers_who_drive_at_once_start_one_run() {
+    static SEEN: Seen = Seen::new();
+    explore(2, || {
+        let tier = Tier::new(|builder| builder);
+        let other = loom::thread::spawn({
+            let tier = tier.handle();
+            move || tier.call(1)
+        });
+        assert_eq!(tier.call(1), Ok(0));
+        assert_eq!(other.join().unwrap(), Ok(0));
+        assert_eq!(tier.tally.starts(), 1);
+        SEEN.mark(usize::from(tier.shared.stats().waits == 1));
+        tier.end();
+    });
+    SEEN.assert_all(2);
+}

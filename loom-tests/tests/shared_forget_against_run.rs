@@ -68,7 +68,7 @@ fn two_who_forget_and_one_who_calls_leave_one_entry_at_most() {
         assert!(forgetting.join().unwrap());
         SEEN.mark(usize::from(got == 7));
         let there = tier.peek(1).map(|value| value.number());
-        assert!(there.is_none() || (there == Some(0) && got == 0));
+        assert_eq!(there, (got == 0).then_some(0));
         assert_eq!(tier.shared.len(), usize::from(there.is_some()));
         tier.end();
     });

@@ -401,8 +401,8 @@ mod place {
 
     impl Drop for Place {
         fn drop(&mut self) {
-            // ORDER: Relaxed; nobody else has the entry.
-            let head = self.pointer.load(Ordering::Relaxed);
+            // ORDER: AcqRel, and a read-modify-write, since the counts of entries are not loom's: a load might be of what was there before.
+            let head = self.pointer.swap(std::ptr::null_mut(), Ordering::AcqRel);
             drop(NonNull::new(head).map(Outcome));
         }
     }
