@@ -229,12 +229,13 @@ pub(super) use place::{Pin, Place, Retired, pin};
 #[cfg(not(loom))]
 mod place {
     use super::{Head, NonNull, Ordering, Outcome, Seen};
+    use crate::sync::{Mutex, MutexGuard, lock};
     use crossbeam_epoch as epoch;
 
     /// Keeps what a reader may see from being freed.
     pub(in crate::shared) type Pin = epoch::Guard;
 
-    /// Not under a lock: it may free what was retired before, and destructors are the user's. (Pins inside of a pin do not.)
+    /// Waits for nobody and drops nothing of the user's.
     #[inline(always)]
     pub(in crate::shared) fn pin() -> Pin {
         epoch::pin()
@@ -314,11 +315,22 @@ mod place {
         fn drop(&mut self) {
             let outcome = Outcome(self.0);
             let pin = epoch::pin();
-            // SAFETY: it is out of its place, and may be dropped on any thread; `Outcome` is Send and borrows nothing.
-            unsafe { pin.defer_unchecked(move || drop(outcome)) };
-            // Not left for later: it may be large, and it is not the next reader's business.
+            // SAFETY: it is out of its place, and may be given back on any thread; `Outcome` is Send and borrows nothing.
+            unsafe { pin.defer_unchecked(move || free().push(outcome)) };
+            // Not left for later: it may be large.
             pin.flush();
+            drop(pin);
+            let gone = std::mem::take(&mut *free());
+            drop(gone);
         }
+    }
+
+    /// Outcomes that no reader can be about to count any more, until the next one is retired. They are not dropped where the epochs
+    /// find out: there one is pinned, which holds up all garbage of all threads while destructors run, and it may be a reader.
+    static FREE: Mutex<Vec<Outcome>> = Mutex::new(Vec::new());
+
+    fn free() -> MutexGuard<'static, Vec<Outcome>> {
+        lock(&FREE)
     }
 }
 
