@@ -43,7 +43,10 @@ fn a_hit_allocates_nothing_with_and_without_a_time_to_live() {
         now(shared.run(length, &text)).unwrap();
         let made = allocations(|| {
             for _ in 0..1_000 {
-                assert_eq!(*now(shared.run(length, black_box(text.as_str()))).unwrap(), 7);
+                assert_eq!(
+                    *now(shared.run(length, black_box(text.as_str()))).unwrap(),
+                    7
+                );
                 let held = shared.peek(length, text.as_str()).unwrap().unwrap();
                 assert_eq!(*held.clone(), 7);
             }
