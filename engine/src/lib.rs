@@ -39,6 +39,7 @@
 //!   the circle, the call that closes it returns an error that names it.
 //! * **Panics stay inside.** A panic is an error of that call; nothing is poisoned.
 //! * **The context ends everything.** Cancelled, past its deadline, or its last handle dropped: bodies are dropped, nobody waits for ever.
+//! * **Values may outlive a request.** A second tier ([`Shared`]) runs tasks once for all requests and keeps what they give for a while.
 //!
 //! # When not to use it
 //! * For one future that a few places await: a `Shared` future or a `OnceCell` is simpler.
@@ -87,6 +88,6 @@ pub use shared::{DroppedRun, Policy, Shared, SharedBuilder, SharedRun, Shutdown,
 pub use task::{Call, Input, Key, Task};
 
 /// The blocks of the README, as tests.
-#[cfg(all(doctest, feature = "tokio"))]
+#[cfg(all(doctest, feature = "shared"))]
 #[doc = include_str!("../../README.md")]
 struct Readme;
