@@ -683,11 +683,13 @@ impl<S: Send + Sync + 'static> Ctx<S> {
             },
         );
         let context = NonNull::from(Box::leak(context));
-        // SAFETY: it was just made, and nobody else has it. A field of it is not null.
-        unsafe {
-            let state = NonNull::new_unchecked(&raw mut (*context.as_ptr()).state);
-            (*context.as_ptr()).core.state = state.cast();
-        }
+        // SAFETY: it was just made.
+        let state = unsafe { &raw mut (*context.as_ptr()).state };
+        // SAFETY: a field is not null.
+        let state = unsafe { NonNull::new_unchecked(state) };
+        // SAFETY: nobody else has it yet.
+        let core = unsafe { &mut (*context.as_ptr()).core };
+        core.state = state.cast();
         Self {
             core: CorePtr(context.cast()),
             body: None,

@@ -78,7 +78,9 @@ impl<In: Input, T: Send + Sync + 'static> Node<In, T> {
         // SAFETY: the promise of the caller.
         let node = unsafe { Self::of(slot) };
         // SAFETY: DONE was seen with Acquire (S0), pairing with S7: the value is written, and is not written again.
-        let held = unsafe { node.place.read(|held| held.assume_init_ref()) };
+        let held = unsafe { node.place.read(MaybeUninit::as_ptr) };
+        // SAFETY: as above.
+        let held: &Held<T> = unsafe { &*held };
         NonNull::from(&**held).cast()
     }
 
@@ -88,7 +90,9 @@ impl<In: Input, T: Send + Sync + 'static> Node<In, T> {
         // SAFETY: the promise of the caller.
         let node = unsafe { Self::of(slot) };
         // SAFETY: as above.
-        unsafe { node.place.write(|held| held.assume_init_drop()) };
+        let held = unsafe { node.place.write(MaybeUninit::as_mut_ptr) };
+        // SAFETY: as above.
+        unsafe { held.drop_in_place() };
     }
 
     /// # Safety

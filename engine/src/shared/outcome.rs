@@ -109,8 +109,10 @@ impl Outcome {
             return Err(unsafe { self.clone_error() });
         }
         let whole = self.0.cast::<Whole<T>>();
-        // SAFETY: the promise of the caller; a field of it is not null.
-        let value = unsafe { NonNull::new_unchecked(&raw mut (*whole.as_ptr()).value) };
+        // SAFETY: the promise of the caller.
+        let value = unsafe { &raw mut (*whole.as_ptr()).value };
+        // SAFETY: a field is not null.
+        let value = unsafe { NonNull::new_unchecked(value) };
         let counted = self.0.cast::<Counted>();
         std::mem::forget(self);
         // SAFETY: the handle was this one's.
