@@ -53,9 +53,9 @@ impl Counted {
 }
 
 /// A handle of whatever it is.
-pub(crate) struct Owner(NonNull<Counted>);
+pub(crate) struct Keeper(NonNull<Counted>);
 
-impl Owner {
+impl Keeper {
     /// # Safety
     /// The caller owns a handle, which is this one's from now on.
     pub(crate) unsafe fn from_raw(counted: NonNull<Counted>) -> Self {
@@ -63,7 +63,7 @@ impl Owner {
     }
 }
 
-impl Clone for Owner {
+impl Clone for Keeper {
     #[inline]
     fn clone(&self) -> Self {
         // SAFETY: this handle keeps it.
@@ -72,7 +72,7 @@ impl Clone for Owner {
     }
 }
 
-impl Drop for Owner {
+impl Drop for Keeper {
     #[inline]
     fn drop(&mut self) {
         // SAFETY: the handle is this one's, and goes.
@@ -88,7 +88,7 @@ impl Drop for Owner {
 pub struct Held<T: 'static> {
     /// Behind the handle's memory; see `new`.
     value: NonNull<T>,
-    owner: Owner,
+    owner: Keeper,
 }
 
 // SAFETY: it gives `&T` only, and may free the context, whose contents are Send and Sync (the bounds of `Ctx` and `Task`), or the value.
@@ -100,7 +100,7 @@ impl<T> Held<T> {
     /// # Safety
     /// The value lives in the memory that `owner` keeps, and is never written again.
     #[inline]
-    pub(crate) unsafe fn of(owner: Owner, value: NonNull<T>) -> Self {
+    pub(crate) unsafe fn of(owner: Keeper, value: NonNull<T>) -> Self {
         Self { value, owner }
     }
 
@@ -108,7 +108,7 @@ impl<T> Held<T> {
     /// The value lives in the memory of this context, and is never written again.
     pub(crate) unsafe fn new(context: Strong, value: NonNull<T>) -> Self {
         // SAFETY: the promise of the caller.
-        unsafe { Self::of(context.into_owner(), value) }
+        unsafe { Self::of(context.into_keeper(), value) }
     }
 }
 

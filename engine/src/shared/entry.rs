@@ -9,6 +9,7 @@ use std::mem::ManuallyDrop;
 
 use super::outcome::{Outcome, Place, Seen};
 use super::run::Running;
+use crate::context::CorePtr;
 use crate::slot::{SlotPtr, new_node, type_id};
 use crate::stack;
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -151,8 +152,8 @@ pub(crate) struct TaskMeta {
     /// As in the `Meta` of its slots.
     pub(super) type_id: TypeId,
     pub(super) name: fn() -> &'static str,
-    /// The slot of a run of its own; clones the input, so it may unwind.
-    pub(super) root: unsafe fn(&Entry) -> SlotPtr,
+    /// The slot of a run of its own, in that context; clones the input, so it may unwind.
+    pub(super) root: unsafe fn(CorePtr, &Entry) -> SlotPtr,
     /// Moves the value out.
     pub(super) take: unsafe fn(SlotPtr) -> Outcome,
 }
@@ -176,7 +177,7 @@ where
 
 /// # Safety
 /// The entry is of this task.
-unsafe fn root<G, F, In>(entry: &Entry) -> SlotPtr
+unsafe fn root<G, F, In>(core: CorePtr, entry: &Entry) -> SlotPtr
 where
     G: Send + Sync + 'static,
     F: Task<G, In>,
@@ -184,7 +185,7 @@ where
 {
     // SAFETY: the promise of the caller.
     let input = unsafe { entry.input::<In>() }.clone();
-    new_node::<G, F, In>(entry.hash, input)
+    new_node::<G, F, In>(core, entry.hash, input)
 }
 
 /// # Safety

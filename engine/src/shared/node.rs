@@ -54,7 +54,7 @@ where
 
 fn make<In, T: 'static>(hash: u64, meta: &'static Meta, input: In) -> SlotPtr {
     let node = Box::new(Node::<In, T> {
-        slot: Slot::new(hash, meta),
+        slot: Slot::new(hash, meta, false),
         input,
         place: UnsafeCell::new(MaybeUninit::uninit()),
     });

@@ -14,7 +14,7 @@
 use std::ptr::NonNull;
 
 use crate::error::TaskError;
-use crate::held::{Counted, HANDLE, Held, Owner};
+use crate::held::{Counted, HANDLE, Held, Keeper};
 use crate::stack;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -116,7 +116,7 @@ impl Outcome {
         let counted = self.0.cast::<Counted>();
         std::mem::forget(self);
         // SAFETY: the handle was this one's.
-        let owner = unsafe { Owner::from_raw(counted) };
+        let owner = unsafe { Keeper::from_raw(counted) };
         // SAFETY: the value lives in the memory that the handle keeps, and is never written again.
         Ok(unsafe { Held::of(owner, value) })
     }

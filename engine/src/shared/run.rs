@@ -175,7 +175,7 @@ impl Prepared {
     pub(super) fn new(tier: &Arc<Tier>, entry: &Entry) -> Self {
         let user = User::in_tier(tier.clone(), tier.max_depth());
         // SAFETY: the entry is of its own task.
-        let root = unsafe { (entry.task.root)(entry) };
+        let root = unsafe { (entry.task.root)(user.core(), entry) };
         let root = user.core().put_private(root);
         Self {
             tier: tier.clone(),
