@@ -50,13 +50,18 @@ use foldhash::fast::FoldHasher;
 
 use crate::cycle::Graph;
 use crate::error::{TaskError, TaskErrorKind};
+use crate::held::{Counted, HANDLE, HANDLES, Keeper};
 use crate::links::Links;
 use crate::parallel::{BoxedCall, RunAll};
 #[cfg(feature = "tokio")]
 use crate::parallel::{Calls, Parallel, ParallelAll};
 use crate::room::{Room, Taken};
-use crate::run::{Caller, Run, RunFresh};
+use crate::run::{Caller, Run, RunFresh, value_of};
+#[cfg(any(feature = "shared", loom))]
+use crate::shared::{self, Tier};
 use crate::slot::{self, Slot, SlotPtr, Word, meta, new_node, type_id};
+#[cfg(any(feature = "shared", loom))]
+use crate::sync::Arc;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering, fence};
 use crate::table::{Gap, Table};
@@ -65,16 +70,18 @@ use crate::task::Call;
 use crate::task::{Input, Key, Task};
 use crate::wake::{Hub, Park};
 
-const HANDLE: u64 = 1;
 const USER: u64 = 1 << 32;
-const HANDLES: u64 = USER - 1;
 
 /// How deep tasks may start one another unless [`Builder::max_depth`] says otherwise.
 const MAX_DEPTH: usize = 200_000;
 
 /// The part of a context that does not depend on its state.
+#[repr(C)]
 pub(crate) struct Core {
-    handles: AtomicU64,
+    /// The handles, and how the context is freed. First: a [`Held`](crate::Held) knows no more of a context.
+    counted: Counted,
+    /// The state: beside this, or in the second tier.
+    state: NonNull<()>,
     table: Table,
     seed: &'static SharedSeed,
     reason: AtomicU8,
@@ -85,8 +92,10 @@ pub(crate) struct Core {
     graph: Mutex<Graph>,
     /// Who awaits [`Ctx::cancelled`].
     hub: AtomicPtr<Hub>,
-    free: unsafe fn(CorePtr),
     taken: Taken,
+    /// The context is that of a run of the second tier: what its body calls is asked for there.
+    #[cfg(any(feature = "shared", loom))]
+    tier: Option<Arc<Tier>>,
 }
 
 /// What most contexts do not have.
@@ -180,6 +189,13 @@ impl Strong {
     pub(crate) fn core(&self) -> CorePtr {
         self.0
     }
+
+    /// The handle, without saying whose.
+    pub(crate) fn into_keeper(self) -> Keeper {
+        let counted = std::mem::ManuallyDrop::new(self).0.0.cast();
+        // SAFETY: the handle was this one's, and is not dropped.
+        unsafe { Keeper::from_raw(counted) }
+    }
 }
 
 impl Clone for Strong {
@@ -217,30 +233,22 @@ impl CorePtr {
         }
     }
 
+    /// More handles (K1).
     fn retain(self, handles: u64) {
-        // ORDER: Relaxed (K1); the caller has a handle, which is what orders.
-        let old = self.handles.fetch_add(handles, Ordering::Relaxed);
-        if old & HANDLES > HANDLES / 2 {
-            // Two thousand million handles can only be leaked ones; one more could overflow into a use after free.
-            std::process::abort();
-        }
+        self.counted.retain(handles);
     }
 
     /// One handle less (K3).
     fn release(self) {
-        // ORDER: Release (K3); what this handle did is before the end.
-        if self.handles.fetch_sub(HANDLE, Ordering::Release) & HANDLES == HANDLE {
-            // ORDER: Acquire (K3); pairs with the Release of the others.
-            fence(Ordering::Acquire);
-            self.end();
-        }
+        // SAFETY: the handle that goes is the caller's.
+        unsafe { Counted::release(self.0.cast()) };
     }
 
     /// One handle of the user less.
     #[inline]
     fn release_user(self) {
         // ORDER: Acquire (K2); pairs with K3.
-        let w = self.handles.load(Ordering::Acquire);
+        let w = self.counted.handles.load(Ordering::Acquire);
         if w == USER | HANDLE && !self.linked {
             self.end();
         } else {
@@ -255,6 +263,7 @@ impl CorePtr {
             let to = w - USER - if last { 0 } else { HANDLE };
             // ORDER: AcqRel (K3, K4).
             match self
+                .counted
                 .handles
                 .compare_exchange(w, to, Ordering::AcqRel, Ordering::Acquire)
             {
@@ -284,7 +293,8 @@ impl CorePtr {
             options.links.disarm();
         }
         // ORDER: Relaxed; one handle is this thread's own, so nobody else has a slot or can make one.
-        if reason != Reason::HandlesGone || self.handles.load(Ordering::Relaxed) & HANDLES > HANDLE
+        if reason != Reason::HandlesGone
+            || self.counted.handles.load(Ordering::Relaxed) & HANDLES > HANDLE
         {
             self.table.each(|slot| slot.close(self));
         }
@@ -319,7 +329,7 @@ impl CorePtr {
     #[inline]
     fn end(self) {
         // SAFETY: this was the last handle, so nobody has the context, a slot or a borrow of either.
-        unsafe { (self.free)(self) };
+        unsafe { (self.counted.free)(self.0.cast()) };
     }
 
     /// The slot for an input, made if there is none.
@@ -330,7 +340,10 @@ impl CorePtr {
         F: Task<S, In>,
         In: Input + Input<K>,
     {
-        match self.table.find(hash, |slot| is::<S, F, In, K>(slot, &key)) {
+        match self
+            .table
+            .find(hash, |slot| is::<S, F, In, K>(slot, &key, true))
+        {
             Ok((slot, _)) => slot,
             Err(gap) => self.insert::<S, F, In, K>(gap, hash, key),
         }
@@ -342,13 +355,83 @@ impl CorePtr {
         F: Task<S, In>,
         In: Input + Input<K>,
     {
-        let new = New(new_node::<S, F, In>(self, hash, In::from_key(key)));
+        let input = In::from_key(key);
+        #[cfg(any(feature = "shared", loom))]
+        let new = New(if self.tier.is_some() {
+            shared::new_node::<S, F, In>(hash, input)
+        } else {
+            new_node::<S, F, In>(self, hash, input)
+        });
+        #[cfg(not(any(feature = "shared", loom)))]
+        let new = New(new_node::<S, F, In>(self, hash, input));
         // SAFETY: the slot was just made for this type of input.
         let input = unsafe { slot::input::<In>(new.0) };
-        match gap.insert(new.0, |slot| is::<S, F, In, In>(slot, input)) {
+        match gap.insert(new.0, |slot| is::<S, F, In, In>(slot, input, true)) {
             Ok(()) => self.inserted(new),
             Err((theirs, _)) => theirs,
         }
+    }
+
+    /// The slot for a key; if there is none, the one that `make` makes. `same` compares the inputs of two slots.
+    #[cfg(any(feature = "shared", loom))]
+    pub(crate) fn find_or_put<K>(
+        self,
+        hash: u64,
+        key: K,
+        is: impl Fn(SlotPtr, &K) -> bool,
+        make: impl FnOnce(K) -> SlotPtr,
+        same: impl Fn(SlotPtr, SlotPtr) -> bool,
+    ) -> SlotPtr {
+        match self.table.find(hash, |slot| is(slot, &key)) {
+            Ok((slot, _)) => slot,
+            Err(gap) => {
+                let new = New(make(key));
+                match gap.insert(new.0, |slot| same(slot, new.0)) {
+                    Ok(()) => self.inserted(new),
+                    Err((theirs, _)) => theirs,
+                }
+            }
+        }
+    }
+
+    /// The slot with this hash that `is` accepts, if it is DONE.
+    #[cfg(any(feature = "shared", loom))]
+    #[inline(always)]
+    pub(crate) fn find_done(self, hash: u64, is: impl Fn(SlotPtr) -> bool) -> Option<SlotPtr> {
+        self.table.find_done(hash, is)
+    }
+
+    #[cfg(any(feature = "shared", loom))]
+    #[inline(always)]
+    pub(crate) fn hash_for<S, F: Task<S, In>, In: Input<K>, K>(self, key: &K) -> u64 {
+        self.hash::<S, F, In, K>(key)
+    }
+
+    /// The state.
+    ///
+    /// # Safety
+    /// The context has a state of this type, and outlives `'c`.
+    #[cfg(any(feature = "shared", loom))]
+    pub(crate) unsafe fn state<'c, S>(self) -> &'c S {
+        // SAFETY: whoever holds a `CorePtr` holds or borrows a handle.
+        let core = unsafe { self.0.as_ref() };
+        // SAFETY: the promise of the caller.
+        unsafe { core.state.cast().as_ref() }
+    }
+
+    /// Puts a slot in that only the caller knows.
+    #[cfg(any(feature = "shared", loom))]
+    pub(crate) fn put_private(self, slot: SlotPtr) -> SlotPtr {
+        let new = New(slot);
+        self.table.push_private(new.0);
+        self.inserted(new)
+    }
+
+    /// The tier, if the context is that of a run there.
+    #[cfg(any(feature = "shared", loom))]
+    pub(crate) fn tier(&self) -> Option<&Arc<Tier>> {
+        // SAFETY: whoever holds a `CorePtr` holds or borrows a handle.
+        unsafe { self.0.as_ref() }.tier.as_ref()
     }
 
     /// K6, after T2.
@@ -376,9 +459,10 @@ impl Drop for New {
     }
 }
 
-/// Whether the slot is the one for this task and input.
+/// Whether the slot is the one for this task and input. If it `stands` for one of the second tier it has the same id and the same place for the
+/// input, but not for the value.
 #[inline(always)]
-fn is<S, F, In, K>(slot: SlotPtr, key: &K) -> bool
+fn is<S, F, In, K>(slot: SlotPtr, key: &K, stands: bool) -> bool
 where
     S: Send + Sync + 'static,
     F: Task<S, In>,
@@ -386,12 +470,34 @@ where
 {
     let mine = meta::<S, F, In>();
     // The same address is the same type; a copy of the constant elsewhere in the program is not the same address.
-    if !std::ptr::eq(slot.meta, mine) && slot.meta.type_id != mine.type_id {
+    if !std::ptr::eq(slot.meta, mine)
+        && (slot.meta.type_id != mine.type_id || (slot.meta.stands && !stands))
+    {
         return false;
     }
     // SAFETY: the slot is of these types, as its id says.
     let input = unsafe { slot::input::<In>(slot) };
     Input::<K>::is(input, key)
+}
+
+/// The value of a slot that is the one for this task.
+///
+/// # Safety
+/// The slot has the id of these types, was seen DONE, and lives for `'c`.
+#[inline(always)]
+unsafe fn value_in<'c, S, F, In>(slot: SlotPtr) -> &'c F::Value
+where
+    S: Send + Sync + 'static,
+    F: Task<S, In> + 'c,
+    In: Input,
+{
+    if slot.meta.stands {
+        // SAFETY: the promise of the caller; whatever the slot's layout, its `Meta` gives a value of this type.
+        unsafe { value_of(slot) }
+    } else {
+        // SAFETY: the slot has the layout of these types; the rest is the promise of the caller.
+        unsafe { slot::value::<S, F, In>(slot) }
+    }
 }
 
 /// Takes the 64 bits that a `TypeId` gives to a hasher; they are well mixed already.
@@ -411,17 +517,43 @@ impl Hasher for TypeSeed {
     }
 }
 
+/// What hashes are seeded with.
+#[inline(always)]
+pub(crate) fn seed() -> &'static SharedSeed {
+    // A model must see the same order of slots in every execution.
+    if cfg!(loom) {
+        SharedSeed::global_fixed()
+    } else {
+        SharedSeed::global_random()
+    }
+}
+
+/// A hasher for inputs of a task: seeded by the process and by the types.
+#[inline(always)]
+pub(crate) fn hasher<S, F: Task<S, In>, In: 'static>(
+    seed: &'static SharedSeed,
+) -> FoldHasher<'static> {
+    let mut types = TypeSeed(0);
+    type_id::<S, F, In>().hash(&mut types);
+    FoldHasher::with_seed(types.finish(), seed)
+}
+
 impl Core {
     #[inline(always)]
-    fn new(options: Option<Box<Options>>, max_depth: usize, free: unsafe fn(CorePtr)) -> Self {
-        // A model must see the same order of slots in every execution.
-        let seed = if cfg!(loom) {
-            SharedSeed::global_fixed()
-        } else {
-            SharedSeed::global_random()
-        };
+    fn new(
+        options: Option<Box<Options>>,
+        state: NonNull<()>,
+        max_depth: usize,
+        free: unsafe fn(NonNull<Counted>),
+    ) -> Self {
+        // Before the table: what may unwind in between would have it made elsewhere and copied.
+        let seed = seed();
         Self {
-            handles: AtomicU64::new(USER | HANDLE),
+            counted: Counted {
+                handles: AtomicU64::new(USER | HANDLE),
+                free,
+            },
+            state,
             table: Table::new(),
             seed,
             reason: AtomicU8::new(OPEN),
@@ -430,17 +562,15 @@ impl Core {
             options,
             graph: Mutex::new(Graph::default()),
             hub: AtomicPtr::new(std::ptr::null_mut()),
-            free,
             taken: Taken::new(),
+            #[cfg(any(feature = "shared", loom))]
+            tier: None,
         }
     }
 
-    /// A hasher for inputs of a task: seeded by the process and by the types.
     #[inline(always)]
     fn hasher<S, F: Task<S, In>, In: 'static>(&self) -> FoldHasher<'static> {
-        let mut seed = TypeSeed(0);
-        type_id::<S, F, In>().hash(&mut seed);
-        FoldHasher::with_seed(seed.finish(), self.seed)
+        hasher::<S, F, In>(self.seed)
     }
 
     #[inline(always)]
@@ -451,6 +581,11 @@ impl Core {
     }
 
     pub(crate) fn graph(&self) -> &Mutex<Graph> {
+        // All runs of the second tier may wait for each other, so they share one.
+        #[cfg(any(feature = "shared", loom))]
+        if let Some(tier) = &self.tier {
+            return tier.graph();
+        }
         &self.graph
     }
 
@@ -480,6 +615,35 @@ impl Core {
                        keep a `Ctx` of the owner until the work is done";
             TaskError::closed(task, TaskErrorKind::Cancelled, why)
         }
+    }
+}
+
+/// A user's handle without the state's type: it keeps the context open.
+#[cfg(any(feature = "shared", loom))]
+pub(crate) struct User(CorePtr);
+
+#[cfg(any(feature = "shared", loom))]
+impl User {
+    /// A new context for a run of the second tier. Its state is the tier's.
+    pub(crate) fn in_tier(tier: Arc<Tier>, max_depth: usize) -> Self {
+        let core = std::mem::ManuallyDrop::new(Ctx::make((), None, max_depth)).core;
+        // SAFETY: it was just made, and nobody else has it.
+        let mine = unsafe { &mut *core.0.as_ptr() };
+        // The state lives as long as the tier, which the context keeps.
+        mine.state = tier.state();
+        mine.tier = Some(tier);
+        Self(core)
+    }
+
+    pub(crate) fn core(&self) -> CorePtr {
+        self.0
+    }
+}
+
+#[cfg(any(feature = "shared", loom))]
+impl Drop for User {
+    fn drop(&mut self) {
+        self.0.release_user();
     }
 }
 
@@ -595,9 +759,11 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         // SAFETY: it is a place for a context, so this is one for a state.
         let place = unsafe { &raw mut (*context).state };
         // SAFETY: as above.
-        unsafe { core.write(Core::new(options, max_depth, Self::free)) };
-        // SAFETY: as above.
         unsafe { place.write(state) };
+        // SAFETY: a field of a place is not null.
+        let state = unsafe { NonNull::new_unchecked(place) }.cast();
+        // SAFETY: as for the state.
+        unsafe { core.write(Core::new(options, state, max_depth, Self::free)) };
         Self {
             // SAFETY: it came out of a box.
             core: CorePtr(unsafe { NonNull::new_unchecked(context.cast()) }),
@@ -607,9 +773,10 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     }
 
     /// # Safety
-    /// The context has this state, and nobody has a handle any more.
-    unsafe fn free(core: CorePtr) {
-        let context = core.0.cast::<CoreOf<S>>();
+    /// It is a context that was made with this state, and nobody has a handle any more.
+    unsafe fn free(counted: NonNull<Counted>) {
+        let core = CorePtr(counted.cast());
+        let context = counted.cast::<CoreOf<S>>();
         // SAFETY: nobody has a handle, so nobody has a slot.
         unsafe { core.table.free() };
         // ORDER: Relaxed; nobody else is there.
@@ -639,8 +806,8 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     /// The state that the context was made with.
     #[inline]
     pub fn state(&self) -> &S {
-        // SAFETY: the context was made with a state of this type, and this handle keeps it.
-        unsafe { &self.core.0.cast::<CoreOf<S>>().as_ref().state }
+        // SAFETY: the context was made with a state of this type, and this handle keeps it (or the tier that has it).
+        unsafe { self.core.state.cast().as_ref() }
     }
 
     /// Calls a task: runs it for this input, or joins the run that is under way, or takes what is there.
@@ -697,14 +864,69 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         let hash = core.hash::<S, F, In, K>(&input);
         let hit = core
             .table
-            .find_done(hash, |slot| is::<S, F, In, K>(slot, &input));
+            .find_done(hash, |slot| is::<S, F, In, K>(slot, &input, false));
         match hit {
             Some(slot) => {
-                // SAFETY: the slot is of these types (`is`) and was seen DONE.
+                // SAFETY: the slot has the layout of these types (`is`) and was seen DONE.
                 Run::hit(self, unsafe { slot::value::<S, F, In>(slot) })
             }
+            // Or it stands for one of the second tier: then its `Meta` gives the value (`Run::poll_call`).
             None => Run::call(self, core.find_or_insert::<S, F, In, K>(hash, input)),
         }
+    }
+
+    /// Takes a task's value from the second tier that the state holds: one run for all requests. See [`Shared`](crate::Shared).
+    ///
+    /// The tier is asked once in this context; then it is the same `&T` for the rest of it, even if a refresh comes meanwhile. The task
+    /// is one of the tier's state, `async fn(Ctx<G>, In)`: it cannot see this request's.
+    ///
+    /// # Concurrency
+    /// As [`Shared::run`](crate::Shared::run), and as [`run`](Ctx::run) within the context.
+    ///
+    /// # Cancel safety
+    /// The call may be dropped at any time, and so may the context; the run of the tier goes on.
+    ///
+    /// # Errors
+    /// As [`Shared::run`](crate::Shared::run); kept for this context. And [`Cancelled`](TaskErrorKind::Cancelled),
+    /// [`DeadlineExceeded`](TaskErrorKind::DeadlineExceeded) when this context is closed before there was a value.
+    ///
+    /// # Cost
+    /// The first call in a context that finds the value in the tier makes three allocations; the next ones are hits as those of [`run`](Ctx::run).
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::{Ctx, Shared};
+    ///
+    /// struct Global { base: u64 }
+    /// struct Request { shared: Shared<Global>, user: u64 }
+    /// impl AsRef<Shared<Global>> for Request {
+    ///     fn as_ref(&self) -> &Shared<Global> { &self.shared }
+    /// }
+    /// async fn price(ctx: Ctx<Global>, item: u64) -> Result<u64, String> { Ok(ctx.state().base + item) }
+    /// async fn page(ctx: Ctx<Request>, item: u64) -> Result<String, watershed::TaskError> {
+    ///     let price = ctx.run_shared(price, item).await?;          // &u64, one run for all requests
+    ///     Ok(format!("user {} pays {price}", ctx.state().user))
+    /// }
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let shared = Shared::builder(Global { base: 100 }).build();  // one per server
+    /// let ctx = Ctx::new(Request { shared: shared.clone(), user: 7 });   // one per request
+    /// assert_eq!(ctx.run(page, 5).await?, "user 7 pays 105");
+    /// # Ok::<(), watershed::TaskError>(()) }).unwrap();
+    /// ```
+    #[cfg(any(feature = "shared", loom))]
+    #[inline]
+    pub fn run_shared<F, In, K, G>(&self, task: F, input: K) -> Run<'_, S, F::Value>
+    where
+        S: AsRef<shared::Shared<G>>,
+        G: Send + Sync + 'static,
+        F: Task<G, In, Future: Send>,
+        In: Input<K>,
+        K: Key<In>,
+    {
+        let _ = task;
+        let _ = meta::<G, F, In>(); // as in `run`
+        shared::run_shared::<S, G, F, In, K>(self, input)
     }
 
     /// Runs a task without memoization and gives its value owned: for tasks with effects, which must run at every call.
@@ -923,7 +1145,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         let (slot, word) = self.look_up::<F, In, Q>(input)?;
         if word.is_done() {
             // SAFETY: the slot is of these types (`look_up`), and `word` says DONE.
-            Some(Ok(unsafe { slot::value::<S, F, In>(slot) }))
+            Some(Ok(unsafe { value_in::<S, F, In>(slot) }))
         } else if word.is_failed() {
             Some(Err(slot.error()))
         } else {
@@ -955,8 +1177,13 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         Q: Hash + Eq + ?Sized,
     {
         let _ = task;
-        self.look_up::<F, In, Q>(input)
-            .is_some_and(|(slot, _)| slot.forget())
+        let found = self.look_up::<F, In, Q>(input);
+        let forgotten = found.is_some_and(|(slot, _)| slot.forget());
+        #[cfg(any(feature = "shared", loom))]
+        if let Some(tier) = self.core.tier() {
+            return tier.forget_input::<S, F, In, Q>(input) || forgotten;
+        }
+        forgotten
     }
 
     /// Puts a value in, as if the task had run.
@@ -981,6 +1208,10 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         K: Key<In>,
     {
         let _ = task;
+        #[cfg(any(feature = "shared", loom))]
+        if let Some(tier) = self.core.tier() {
+            return tier.prime::<S, F, In, K>(input, value);
+        }
         let hash = self.core.hash::<S, F, In, K>(&input);
         let slot = self.core.find_or_insert::<S, F, In, K>(hash, input);
         if !slot.claim_prime() {

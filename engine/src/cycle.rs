@@ -81,20 +81,30 @@ pub(crate) fn join(
     to: SlotPtr,
     seen: Word,
 ) -> Result<EdgePtr, TaskError> {
+    add(core, from, to, !seen.is_empty())
+}
+
+/// As [`join`], for a target at which nobody is counted: a run of the second tier, which the body of `from` waits for and never
+/// starts. Whether it has started may change at any time, so it counts as started; that it has called nothing is known all the same.
+#[cfg(any(feature = "shared", loom))]
+pub(crate) fn wait(core: CorePtr, from: SlotPtr, to: SlotPtr) -> Result<EdgePtr, TaskError> {
+    add(core, from, to, true)
+}
+
+fn add(core: CorePtr, from: SlotPtr, to: SlotPtr, started: bool) -> Result<EdgePtr, TaskError> {
     if from == to {
         return Err(TaskError::cycle(vec![from.name(), to.name()]));
     }
     // The caller's own run is not a leaf from now on.
     from.set_has_called();
     let mut graph = lock(core.graph());
-    let started = !seen.is_empty();
     let upward = started && to.depth() <= from.depth();
     let no_search = !started || !to.has_called() || (!upward && graph.upward == 0);
     if !no_search && let Some(path) = graph.path(from, to) {
         drop(graph);
-        return Err(TaskError::cycle(
-            path.iter().map(|slot| slot.name()).collect(),
-        ));
+        // A slot that stands for one of the second tier is named by that one.
+        let path = path.iter().filter(|slot| !slot.meta.stands);
+        return Err(TaskError::cycle(path.map(|slot| slot.name()).collect()));
     }
     graph.upward += usize::from(upward);
     // SAFETY: the lock is held.

@@ -39,14 +39,15 @@
 //!   the circle, the call that closes it returns an error that names it.
 //! * **Panics stay inside.** A panic is an error of that call; nothing is poisoned.
 //! * **The context ends everything.** Cancelled, past its deadline, or its last handle dropped: bodies are dropped, nobody waits for ever.
+//! * **Values may outlive a request.** A second tier ([`Shared`]) runs tasks once for all requests and keeps what they give for a while.
 //!
 //! # When not to use it
-//! * For values that outlive a request: a cache with a time to live is another thing.
 //! * For one future that a few places await: a `Shared` future or a `OnceCell` is simpler.
 //! * For functions with effects that must happen at every call: they are not tasks ([`Ctx::run_fresh`] runs one without memoization).
 //!
 //! # Features
 //! * `tokio` (default): [`Ctx::spawn`], [`Ctx::parallel`], [`Ctx::parallel_all`], deadlines and cancellation tokens. Without it the crate works on any executor.
+//! * `shared` (default, with `tokio`): [`Shared`] and [`Ctx::run_shared`], values that outlive a request.
 //! * `anyhow`: finds the cause inside an `anyhow::Error` that a task returns.
 //! * `serde`: `Serialize` for [`Held`].
 
@@ -61,6 +62,8 @@ mod links;
 mod parallel;
 mod room;
 mod run;
+#[cfg(any(feature = "shared", loom))]
+mod shared;
 mod slot;
 mod stack;
 mod sync;
@@ -78,9 +81,14 @@ pub use parallel::{BoxedCall, RunAll};
 #[cfg(feature = "tokio")]
 pub use parallel::{Calls, Parallel, ParallelAll};
 pub use run::{HeldRun, Run, RunFresh};
+#[cfg(loom)]
+#[doc(hidden)]
+pub use shared::model as shared_model;
+#[cfg(any(feature = "shared", loom))]
+pub use shared::{DroppedRun, Policy, Shared, SharedBuilder, SharedRun, Shutdown, Stats};
 pub use task::{Call, Input, Key, Task};
 
 /// The blocks of the README, as tests.
-#[cfg(all(doctest, feature = "tokio"))]
+#[cfg(all(doctest, feature = "shared"))]
 #[doc = include_str!("../../README.md")]
 struct Readme;

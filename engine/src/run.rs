@@ -55,7 +55,7 @@ impl RawRun {
         }
     }
 
-    fn private(slot: SlotPtr) -> Self {
+    pub(crate) fn private(slot: SlotPtr) -> Self {
         Self {
             private: true,
             ..Self::new(slot)

@@ -168,25 +168,28 @@ pub(crate) struct Meta {
     /// Of task, input, value and error together.
     pub(crate) type_id: TypeId,
     pub(crate) name: fn() -> &'static str,
+    /// The body only waits for a run of the second tier, which has the same name.
+    pub(crate) stands: bool,
     /// Makes the body. It may unwind: the input is cloned and the task called.
-    start: unsafe fn(SlotPtr, CorePtr) -> NonNull<Body>,
+    pub(crate) start: unsafe fn(SlotPtr, CorePtr) -> NonNull<Body>,
     /// Finds or makes the slot for an equal input.
     pub(crate) renew: unsafe fn(SlotPtr, CorePtr) -> SlotPtr,
     pub(crate) value: unsafe fn(SlotPtr) -> NonNull<()>,
-    drop_value: unsafe fn(SlotPtr),
+    pub(crate) drop_value: unsafe fn(SlotPtr),
     /// Frees the memory and drops the input.
-    free: unsafe fn(SlotPtr),
+    pub(crate) free: unsafe fn(SlotPtr),
 }
 
 /// A future, behind what its type knows to do.
 #[repr(C)]
 pub(crate) struct Body {
     /// When it returns ready, the body is gone and the value, if any, is in the slot.
-    poll: PollBody,
-    drop: unsafe fn(NonNull<Body>),
+    pub(crate) poll: PollBody,
+    pub(crate) drop: unsafe fn(NonNull<Body>),
 }
 
-type PollBody = unsafe fn(NonNull<Body>, SlotPtr, &mut Context<'_>) -> Poll<Result<(), TaskError>>;
+pub(crate) type PollBody =
+    unsafe fn(NonNull<Body>, SlotPtr, &mut Context<'_>) -> Poll<Result<(), TaskError>>;
 
 /// A slot, by address.
 ///
@@ -477,7 +480,7 @@ impl Slot {
 
     /// # Safety
     /// As for [`Slot::set_content`]; the slot is not FAILED.
-    unsafe fn take_body(&self) -> Option<NonNull<Body>> {
+    pub(crate) unsafe fn take_body(&self) -> Option<NonNull<Body>> {
         // SAFETY: the promise of the caller.
         NonNull::new(unsafe { self.set_content(std::ptr::null_mut()) }.cast())
     }

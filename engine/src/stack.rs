@@ -16,10 +16,14 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+#[cfg(any(feature = "shared", loom))]
+use std::ptr::NonNull;
 use std::task::{Poll, Waker};
 
 use crate::BoxError;
 use crate::context::{CorePtr, Strong};
+#[cfg(any(feature = "shared", loom))]
+use crate::held::Counted;
 use crate::slot::{Attempt, Slot, SlotPtr};
 
 /// How many polls may be nested before the next one hops, whatever the stack. Beyond some dozens nothing is gained.
@@ -81,7 +85,13 @@ struct Drops {
 enum Later {
     Body(SlotPtr, Strong),
     Error(BoxError),
+    /// What nobody has a handle of any more, and how it is freed.
+    #[cfg(any(feature = "shared", loom))]
+    Kept(NonNull<Counted>, FreeKept),
 }
+
+#[cfg(any(feature = "shared", loom))]
+type FreeKept = unsafe fn(NonNull<Counted>);
 
 impl Later {
     fn go(self) {
@@ -91,6 +101,9 @@ impl Later {
                 drop(context);
             }
             Later::Error(error) => contain(|| drop(error)),
+            #[cfg(any(feature = "shared", loom))]
+            // SAFETY: the promise of `free_kept`.
+            Later::Kept(kept, free) => unsafe { free(kept) },
         }
     }
 }
@@ -318,6 +331,20 @@ pub(crate) fn drop_body(slot: SlotPtr, core: CorePtr) {
 /// Drops the error in a `TaskError`, which may hold another `TaskError`.
 pub(crate) fn drop_error(error: BoxError) {
     nested_drop(error, drop, Later::Error);
+}
+
+/// Frees a value of the second tier, which may hold another one, or whose destructor may make others go.
+///
+/// # Safety
+/// Nobody has a handle of it any more, `free` frees it, and this is done once.
+#[cfg(any(feature = "shared", loom))]
+pub(crate) unsafe fn free_kept(kept: NonNull<Counted>, free: FreeKept) {
+    nested_drop(
+        kept,
+        // SAFETY: the promise of the caller.
+        |kept| unsafe { free(kept) },
+        |kept| Later::Kept(kept, free),
+    );
 }
 
 fn nested_drop<T>(what: T, now: impl FnOnce(T), later: impl FnOnce(T) -> Later) {

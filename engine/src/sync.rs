@@ -23,6 +23,12 @@ pub(crate) use local;
 
 pub(crate) use std::sync::Arc;
 
+/// For what is taken apart by its last owner with more than loads: a model must see that the others are done with it.
+#[cfg(loom)]
+pub(crate) use loom::sync::Arc as SeenArc;
+#[cfg(all(not(loom), feature = "shared"))]
+pub(crate) use std::sync::Arc as SeenArc;
+
 #[cfg(loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard};
 #[cfg(not(loom))]

@@ -18,6 +18,8 @@
 pub mod scene;
 #[cfg(not(loom))]
 pub mod schedule;
+#[cfg(loom)]
+pub mod tier;
 
 #[cfg(loom)]
 use std::future::Future;

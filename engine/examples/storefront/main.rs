@@ -12,11 +12,13 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `tasks.rs` | the shop: who needs what |
+//! | `catalogue.rs` | what all requests share: products, discounts, flags, from the second tier |
 //! | `faults.rs` | what a caller sees when something goes wrong |
 //! | `trace.rs` | the request's state, and its record of who asked whom |
 //! | `db.rs` | the database file and a small pool of connections |
 //! | `terminal.rs` | bold, dim, and a line of text |
 
+mod catalogue;
 mod db;
 mod faults;
 mod tasks;
@@ -31,8 +33,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
-use watershed::{Ctx, TaskError};
+use watershed::{Ctx, Shared, TaskError};
 
+use crate::catalogue::Catalogue;
 use crate::db::{Db, Dice, Id, PRODUCTS, USERS};
 use crate::tasks::page;
 use crate::terminal::{bold, dim, say};
@@ -88,7 +91,7 @@ async fn show(options: Options) -> Result<bool, Box<dyn Error>> {
     // Warm both ways alike: the file's pages, the prepared statements, the threads.
     for mode in [Mode::Memo, Mode::Direct] {
         for visit in visits.iter().take(20) {
-            serve(&db, mode, &Arc::default(), visit).await?;
+            serve(&db, mode, None, &Arc::default(), visit).await?;
         }
     }
 
@@ -100,8 +103,8 @@ async fn show(options: Options) -> Result<bool, Box<dyn Error>> {
     let second = Half {
         title: format!("{} requests, {IN_FLIGHT} in flight", together.len()),
         runs: [
-            serve_together(&db, Mode::Memo, together).await?,
-            serve_together(&db, Mode::Direct, together).await?,
+            serve_together(&db, Mode::Memo, false, together).await?,
+            serve_together(&db, Mode::Direct, false, together).await?,
         ],
     };
     second.print();
@@ -111,6 +114,19 @@ async fn show(options: Options) -> Result<bool, Box<dyn Error>> {
             "  hits: calls that found the value there or joined the run under way, so that nothing ran\n  \
              without: the same tasks, each call runs again, as functions do that fetch what they need"
         )
+    );
+
+    let over_tier = serve_together(&db, Mode::Memo, true, together).await?;
+    say!(
+        "\n{}",
+        bold("the same requests, products, discounts and flags from the second tier")
+    );
+    say!(
+        "  {} SQL statements in place of {}, p50 {} in place of {}",
+        grouped(over_tier.tally.statements()),
+        grouped(second.runs[0].tally.statements()),
+        millis(over_tier.percentile(50)),
+        millis(second.runs[0].percentile(50)),
     );
 
     let at_most_once = show_one_request(&db, &visits[0]).await?;
@@ -124,6 +140,11 @@ async fn show(options: Options) -> Result<bool, Box<dyn Error>> {
         (
             "fewer SQL statements with the engine",
             first.saved() && second.saved(),
+        ),
+        (
+            "every page is the same over the second tier, with fewer statements",
+            over_tier.pages == second.runs[0].pages
+                && over_tier.tally.statements() < second.runs[0].tally.statements(),
         ),
         (
             "without the engine every call runs",
@@ -165,11 +186,12 @@ fn visits(count: usize) -> Vec<Visit> {
 async fn serve(
     db: &Db,
     mode: Mode,
+    catalogue: Option<&Shared<Catalogue>>,
     tally: &Arc<Tally>,
     visit: &Visit,
 ) -> Result<(String, Duration), TaskError> {
     let start = Instant::now();
-    let ctx = Ctx::new(Shop::new(db, mode, tally));
+    let ctx = Ctx::new(Shop::new(db, mode, tally).over(catalogue));
     let text = Me::handler(&ctx).ask(page, visit.clone()).await?.clone();
     drop(ctx);
     Ok((text, start.elapsed()))
@@ -181,8 +203,14 @@ async fn serve_one_by_one(db: &Db, visits: &[Visit]) -> Result<[Served; 2], Task
     for (nth, visit) in visits.iter().enumerate() {
         for side in [nth % 2, 1 - nth % 2] {
             let served = &mut both[side];
-            let (text, took) =
-                serve(db, [Mode::Memo, Mode::Direct][side], &served.tally, visit).await?;
+            let (text, took) = serve(
+                db,
+                [Mode::Memo, Mode::Direct][side],
+                None,
+                &served.tally,
+                visit,
+            )
+            .await?;
             served.pages.push(text);
             served.latencies.push(took);
         }
@@ -190,13 +218,20 @@ async fn serve_one_by_one(db: &Db, visits: &[Visit]) -> Result<[Served; 2], Task
     Ok(both)
 }
 
-/// Serves the visits on all cores, a fixed number of them in flight.
-async fn serve_together(db: &Db, mode: Mode, visits: &[Visit]) -> Result<Served, Box<dyn Error>> {
+/// Serves the visits on all cores, a fixed number of them in flight; over a catalogue that they share, or without.
+async fn serve_together(
+    db: &Db,
+    mode: Mode,
+    over_catalogue: bool,
+    visits: &[Visit],
+) -> Result<Served, Box<dyn Error>> {
     let mut served = Served::default();
+    let catalogue = over_catalogue.then(|| catalogue::open(db, &served.tally));
     let handlers = visits.iter().cloned().map(|visit| {
-        let (db, tally) = (db.clone(), Arc::clone(&served.tally));
+        let (db, tally, catalogue) = (db.clone(), Arc::clone(&served.tally), catalogue.clone());
+        let handler = async move { serve(&db, mode, catalogue.as_ref(), &tally, &visit).await };
         // An async block does nothing until it is polled: `buffered` decides when it is spawned.
-        async move { tokio::spawn(async move { serve(&db, mode, &tally, &visit).await }).await }
+        async move { tokio::spawn(handler).await }
     });
     let answers: Vec<_> = stream::iter(handlers).buffered(IN_FLIGHT).collect().await;
     for answer in answers {

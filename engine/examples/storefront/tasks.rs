@@ -13,10 +13,12 @@ use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 
 use futures::future::try_join_all;
+use rusqlite::Row;
 use tokio::try_join;
 use watershed::{Ctx, TaskError};
 
 use crate::Visit;
+use crate::catalogue::{discount, flag_rules, listed};
 use crate::db::Id;
 use crate::trace::{Me, Shop};
 
@@ -69,10 +71,21 @@ pub(crate) struct User {
     pub(crate) country: String,
 }
 
+#[derive(Clone)]
 pub(crate) struct Product {
     name: String,
     category: String,
     cents: i64,
+}
+
+impl Product {
+    pub(crate) fn read(row: &Row<'_>) -> rusqlite::Result<Product> {
+        Ok(Product {
+            name: row.get(0)?,
+            category: row.get(1)?,
+            cents: row.get(2)?,
+        })
+    }
 }
 
 pub(crate) struct Line {
@@ -151,6 +164,14 @@ pub(crate) async fn subscription(ctx: Ctx<Shop>, user_id: Id) -> Result<Plan, Ta
 pub(crate) async fn flags(ctx: Ctx<Shop>, user_id: Id) -> Result<Vec<String>, TaskError> {
     let me = Me::body(&ctx, flags, &user_id);
     let (who, plan) = try_join!(me.ask(user, user_id), me.ask(subscription, user_id))?;
+    if let Some(rules) = me.shared(flag_rules, ()).await? {
+        let here = |country: &String| *country == who.country;
+        let on = rules
+            .iter()
+            .filter(|rule| rule.level <= *plan as i64)
+            .filter(|rule| rule.country.as_ref().is_none_or(here));
+        return Ok(on.map(|rule| rule.name.clone()).collect());
+    }
     let names = me
         .all(
             "SELECT name FROM flags
@@ -164,17 +185,14 @@ pub(crate) async fn flags(ctx: Ctx<Shop>, user_id: Id) -> Result<Vec<String>, Ta
 
 pub(crate) async fn product(ctx: Ctx<Shop>, id: Id) -> Result<Product, TaskError> {
     let me = Me::body(&ctx, product, &id);
+    if let Some(item) = me.shared(listed, id).await? {
+        return Ok(item.clone());
+    }
     let found = me
         .one(
             "SELECT name, category, cents FROM products WHERE id = ?1",
             (id,),
-            |row| {
-                Ok(Product {
-                    name: row.get(0)?,
-                    category: row.get(1)?,
-                    cents: row.get(2)?,
-                })
-            },
+            Product::read,
         )
         .await?;
     Ok(found.ok_or(ShopError::NoSuch("product", id))?)
@@ -188,13 +206,18 @@ pub(crate) async fn price(ctx: Ctx<Shop>, (user_id, id): (Id, Id)) -> Result<i64
         me.ask(subscription, user_id),
         me.ask(flags, user_id)
     )?;
-    let off: Option<i64> = me
-        .one(
-            "SELECT percent FROM discounts WHERE category = ?1 AND level = ?2",
-            (item.category.clone(), *plan as i64),
-            |row| row.get(0),
-        )
-        .await?;
+    let key = (item.category.clone(), *plan as i64);
+    let off: Option<i64> = match me.shared(discount, key.clone()).await? {
+        Some(off) => *off,
+        None => {
+            me.one(
+                "SELECT percent FROM discounts WHERE category = ?1 AND level = ?2",
+                key,
+                |row| row.get(0),
+            )
+            .await?
+        }
+    };
     let sale = if on.iter().any(|flag| flag == "sale") {
         5
     } else {

@@ -13,8 +13,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rusqlite::{OptionalExtension, Params, Row};
-use watershed::{Ctx, Task, TaskError};
+use watershed::{Ctx, Shared, Task, TaskError};
 
+use crate::catalogue::Catalogue;
 use crate::db::Db;
 use crate::faults::Warehouse;
 use crate::tasks::ShopError;
@@ -52,6 +53,10 @@ impl Tally {
         self.calls() - self.runs()
     }
 
+    pub(crate) fn statement(&self) {
+        self.statements.fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn statements(&self) -> u64 {
         self.statements.load(Relaxed)
     }
@@ -64,6 +69,16 @@ pub(crate) struct Shop {
     mode: Mode,
     tally: Arc<Tally>,
     record: Option<Mutex<Vec<Asked>>>,
+    catalogue: Option<Shared<Catalogue>>,
+}
+
+/// How `ctx.run_shared` finds the tier. A server's state always has one; this one can do without, to be compared.
+impl AsRef<Shared<Catalogue>> for Shop {
+    fn as_ref(&self) -> &Shared<Catalogue> {
+        self.catalogue
+            .as_ref()
+            .expect("`Me::shared` looks whether there is one")
+    }
 }
 
 impl Shop {
@@ -74,6 +89,15 @@ impl Shop {
             mode,
             tally: Arc::clone(tally),
             record: None,
+            catalogue: None,
+        }
+    }
+
+    /// Takes what is the same for all requests from there.
+    pub(crate) fn over(self, catalogue: Option<&Shared<Catalogue>>) -> Shop {
+        Shop {
+            catalogue: catalogue.cloned(),
+            ..self
         }
     }
 
@@ -174,6 +198,22 @@ impl<'a> Me<'a> {
         value.map(Answer::Shared)
     }
 
+    /// `ctx.run_shared(task, input)`, if this request is served over the second tier.
+    pub(crate) async fn shared<F, In>(
+        &self,
+        task: F,
+        input: In,
+    ) -> Result<Option<&'a F::Value>, TaskError>
+    where
+        F: Task<Catalogue, In, Future: Send>,
+        In: Hash + Eq + Clone + Send + Sync + 'static,
+    {
+        if self.ctx.state().catalogue.is_none() {
+            return Ok(None);
+        }
+        self.ctx.run_shared(task, input).await.map(Some)
+    }
+
     /// One statement that gives at most one row.
     pub(crate) async fn one<P, T>(
         &self,
@@ -186,7 +226,7 @@ impl<'a> Me<'a> {
         T: Send + 'static,
     {
         let shop = self.ctx.state();
-        shop.tally.statements.fetch_add(1, Relaxed);
+        shop.tally.statement();
         shop.db
             .call(move |db| db.prepare_cached(sql)?.query_row(params, read).optional())
             .await
@@ -204,7 +244,7 @@ impl<'a> Me<'a> {
         T: Send + 'static,
     {
         let shop = self.ctx.state();
-        shop.tally.statements.fetch_add(1, Relaxed);
+        shop.tally.statement();
         shop.db
             .call(move |db| db.prepare_cached(sql)?.query_map(params, read)?.collect())
             .await

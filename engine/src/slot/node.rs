@@ -181,6 +181,7 @@ where
         Meta {
             type_id: type_id::<S, F, In>(),
             name: std::any::type_name::<F>,
+            stands: false,
             start: Self::start,
             renew: Self::renew,
             value: Self::value,
