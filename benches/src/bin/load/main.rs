@@ -20,6 +20,10 @@
 fn main() {}
 
 #[cfg(not(loom))]
+#[allow(dead_code)] // the pages name its tasks; no way here opens it
+#[path = "../../../../engine/examples/storefront/catalogue.rs"]
+mod catalogue;
+#[cfg(not(loom))]
 mod client;
 #[cfg(not(loom))]
 #[allow(dead_code)] // the example uses more of it

@@ -26,6 +26,7 @@ use tokio::sync::OnceCell;
 use watershed::{Ctx, Task, TaskError};
 
 use crate::Visit;
+use crate::catalogue::Catalogue;
 use crate::db::{Db, Id};
 use crate::tasks::ShopError;
 
@@ -140,6 +141,13 @@ pub(crate) struct Shop {
     request: u64,
 }
 
+/// Where the second tier would count its statements.
+pub(crate) struct Tally;
+
+impl Tally {
+    pub(crate) fn statement(&self) {}
+}
+
 impl Shop {
     pub(crate) fn new(db: &Db, way: Way, caches: &Caches) -> Self {
         Self {
@@ -201,6 +209,14 @@ impl<'a> Me<'a> {
                 Ok(Answer::Counted(value.downcast().expect("of this task")))
             }
         }
+    }
+
+    /// No way here has a second tier: each shows what it saves within a request.
+    pub(crate) async fn shared<F, In>(&self, _: F, _: In) -> Result<Option<&'a F::Value>, TaskError>
+    where
+        F: Task<Catalogue, In, Future: Send>,
+    {
+        Ok(None)
     }
 
     /// One statement that gives at most one row.
