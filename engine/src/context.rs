@@ -36,6 +36,7 @@ use foldhash::fast::FoldHasher;
 use crate::cycle::Graph;
 use crate::error::{TaskError, TaskErrorKind};
 use crate::links::Links;
+use crate::observe::{self, Watch};
 use crate::parallel::{BoxedCall, RunAll};
 #[cfg(feature = "tokio")]
 use crate::parallel::{Calls, Parallel, ParallelAll};
@@ -65,6 +66,8 @@ pub(crate) struct Core {
     max_depth: u32,
     /// There is a deadline or a token to look at; see [`Links`].
     linked: bool,
+    /// Somebody is told what happens; see [`crate::observe`].
+    observed: bool,
     options: Option<Box<Options>>,
     graph: Mutex<Graph>,
     /// Who awaits [`Ctx::cancelled`].
@@ -74,8 +77,9 @@ pub(crate) struct Core {
 
 /// What most contexts do not have.
 #[derive(Default)]
-struct Options {
+pub(crate) struct Options {
     links: Links,
+    pub(crate) watch: Watch,
     fakes: HashMap<TypeId, Box<dyn Any + Send + Sync>>,
 }
 
@@ -264,7 +268,7 @@ impl CorePtr {
         F: Task<S, In>,
         In: Input + Input<K>,
     {
-        let new = New(new_node::<S, F, In>(hash, In::from_key(key)));
+        let new = New::make::<S, F, In>(self, hash, In::from_key(key));
         // SAFETY: the slot was just made for this type of input.
         let input = unsafe { slot::input::<In>(new.0) };
         match gap.insert(new.0, |slot| is::<S, F, In, In>(slot, input)) {
@@ -290,6 +294,22 @@ impl CorePtr {
 
 /// A slot that is not in the table yet: freed if `Eq` of an input unwinds, or if somebody else was first.
 struct New(SlotPtr);
+
+impl New {
+    #[inline]
+    fn make<S, F, In>(core: CorePtr, hash: u64, input: In) -> Self
+    where
+        S: Send + Sync + 'static,
+        F: Task<S, In>,
+        In: Input,
+    {
+        let new = Self(new_node::<S, F, In>(hash, input));
+        if core.observed {
+            new.0.set_observed();
+        }
+        new
+    }
+}
 
 impl Drop for New {
     fn drop(&mut self) {
@@ -349,6 +369,7 @@ impl Core {
             reason: AtomicU8::new(OPEN),
             max_depth: u32::try_from(max_depth).unwrap_or(u32::MAX),
             linked: options.as_ref().is_some_and(|o| o.links.any()),
+            observed: options.as_ref().is_some_and(|o| o.watch.is_active()),
             options,
             graph: Mutex::new(Graph::default()),
             hub: AtomicPtr::new(std::ptr::null_mut()),
@@ -369,6 +390,22 @@ impl Core {
         let mut hasher = self.hasher::<S, F, In>();
         In::hash_key(key, &mut hasher);
         hasher.finish()
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_observed(&self) -> bool {
+        self.observed
+    }
+
+    /// Who watches the context, if anybody does.
+    pub(crate) fn watch(&self) -> Option<&Watch> {
+        let options = self.options.as_ref()?;
+        self.observed.then_some(&options.watch)
+    }
+
+    /// Calls `f` for each slot.
+    pub(crate) fn each_slot(&self, f: impl FnMut(SlotPtr)) {
+        self.table.each(f);
     }
 
     pub(crate) fn graph(&self) -> &Mutex<Graph> {
@@ -510,6 +547,8 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     }
 
     fn make(state: S, options: Option<Box<Options>>, max_depth: usize) -> Self {
+        #[cfg(feature = "tracing")]
+        let options = crate::trace::decide(options);
         // In this order the parts are written in their place, and not copied there.
         let core = Box::write(
             Box::new_uninit(),
@@ -529,6 +568,9 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     /// The context has this state, and nobody has a handle any more.
     unsafe fn free(core: CorePtr) {
         let context = core.0.cast::<CoreOf<S>>();
+        if core.observed {
+            observe::end(core);
+        }
         // SAFETY: nobody has a handle, so nobody has a slot.
         unsafe { core.table.free() };
         // ORDER: Relaxed; nobody else is there.
@@ -653,7 +695,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     {
         let _ = task;
         let _ = meta::<S, F, In>(); // as in `run`
-        let new = New(new_node::<S, F, In>(0, In::from_key(input)));
+        let new = New::make::<S, F, In>(self.core, 0, In::from_key(input));
         self.core.table.push_private(new.0);
         RunFresh::new(self, self.core.inserted(new))
     }
@@ -688,7 +730,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         let _ = task;
         let hash = self.core.hash::<S, F, In, K>(&input);
         let slot = self.core.find_or_insert::<S, F, In, K>(hash, input);
-        crate::parallel::spawn(self.core, slot)
+        crate::parallel::spawn(self.caller(), slot)
     }
 
     /// Runs up to twelve calls in parallel: each on the runtime's threads, the last one on the caller's own.
@@ -1058,7 +1100,7 @@ impl<S> fmt::Debug for Cancelled<'_, S> {
 #[must_use = "`build` makes the context"]
 pub struct Builder<S> {
     state: S,
-    options: Box<Options>,
+    pub(crate) options: Box<Options>,
     max_depth: usize,
 }
 

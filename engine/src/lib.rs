@@ -58,18 +58,23 @@ mod error;
 pub mod guide;
 mod held;
 mod links;
+pub mod observe;
 mod parallel;
+pub mod report;
 mod run;
 mod slot;
 mod stack;
 mod sync;
 mod table;
 mod task;
+#[cfg(feature = "tracing")]
+mod trace;
 mod wake;
 
 pub use context::{Builder, Cancelled, Ctx};
 pub use error::{BoxError, TaskError, TaskErrorKind};
 pub use held::Held;
+pub use observe::Observer;
 #[cfg(loom)]
 #[doc(hidden)]
 pub use parallel::model;
