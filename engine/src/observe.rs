@@ -126,11 +126,6 @@ impl RunId {
     fn of(id: u64) -> Option<Self> {
         (id != 0).then_some(Self(id))
     }
-
-    #[cfg(test)]
-    pub(crate) fn test(id: u64) -> Self {
-        Self(id)
-    }
 }
 
 impl fmt::Debug for RunId {
@@ -547,26 +542,24 @@ pub(crate) fn running_for(core: CorePtr, slot: SlotPtr) -> Option<Duration> {
 #[cold]
 pub(crate) fn promise(core: CorePtr, slot: SlotPtr, body: Option<SlotPtr>) {
     let parent = body.and_then(run_id).map_or(0, RunId::get);
-    let new = Origin {
+    let mut new = Some(Origin {
         parent,
         #[cfg(feature = "tracing")]
         span: core
             .watch()
             .filter(|watch| watch.tracing == Some(true))
             .map(|_| trace::current()),
-    };
+    });
+    #[cfg(not(feature = "tracing"))]
     let _ = core;
-    let mut origin = cell(slot)
-        .origin
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
-    if origin.is_none() {
-        *origin = Some(new);
-    } else {
-        // The subscriber is user code.
-        drop(origin);
-        drop(new);
+    {
+        let cell = cell(slot);
+        let mut origin = cell.origin.lock().unwrap_or_else(PoisonError::into_inner);
+        if origin.is_none() {
+            *origin = new.take();
+        }
     }
+    // One that is not needed goes here, outside of the lock: its span calls the subscriber.
 }
 
 /// A run starts, for the body of `parent` if there is one, which is about to be made. `direct`: inside the poll of the call that
@@ -609,8 +602,6 @@ pub(crate) fn start(core: CorePtr, slot: SlotPtr, parent: Option<SlotPtr>, direc
             drop(cell.swap_span(span));
         });
     }
-    #[cfg(not(feature = "tracing"))]
-    drop(origin);
     watch.tell(|observer| observer.on_start(&Start { run, at, input }));
     poll(core, slot);
 }

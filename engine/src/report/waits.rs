@@ -187,7 +187,7 @@ impl fmt::Display for Waits {
                 }
                 write!(f, "is {}", run.state)?;
                 if let Some(since) = run.since {
-                    write!(f, " for {}", super::time(since))?;
+                    write!(f, " ({} after its start)", super::time(since))?;
                 }
                 match run.outside {
                     0 => {}
