@@ -21,6 +21,8 @@
 use std::any::TypeId;
 use std::collections::HashMap;
 use std::fmt;
+#[cfg(feature = "tracing")]
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -345,6 +347,35 @@ impl<S: Send + Sync + 'static> Builder<S> {
     }
 }
 
+#[cfg(feature = "tracing")]
+impl<S: Send + Sync + 'static> Builder<S> {
+    /// Whether the runs of this context have `tracing` spans. Unless this is called, they have if the subscriber in force wants spans of
+    /// target `watershed` and level `INFO` when the context is made.
+    ///
+    /// # The spans
+    /// Each run has a span `task` of level `INFO` and target `watershed`, with the fields `task` (the full type name), `run` (its number), `depth`,
+    /// `outcome` (recorded at the end) and, only if the task [shows](Self::record_input) it, `input`. For OpenTelemetry it is
+    /// named after the task, and a failure sets its status; neither the error nor its message is recorded.
+    ///
+    /// * It is a child of the span in which the call was polled that started the run; so of the caller's run, or of the request's
+    ///   span. The same for runs started by [`spawn`](crate::Ctx::spawn) and [`parallel`](crate::Ctx::parallel), on whatever thread.
+    /// * The body is made, polled and dropped inside of its span, whoever drives it: not inside of the span of the caller that started it and may be gone.
+    /// * A call that joins the run of somebody else makes the span it is in follow from the run's, and leaves an event `joined` of
+    ///   level `DEBUG` there when it is over, with the task, the run's number, `waited_us`, and `left` if it did not wait to the end. A hit leaves nothing.
+    ///
+    /// # What else goes with a run, and what does not
+    /// * The tokio runtime: a body that was started inside of one is always polled inside of it.
+    /// * Task-locals and thread-locals do not: a body sees those of whoever polls it, which may be another caller each time, or a thread of the runtime.
+    ///   Put what a task needs into its input, or into the state of the context.
+    ///
+    /// # Cost
+    /// Where the subscriber wants no spans, one look at it for each context. Otherwise as an [`Observer`], and what the subscriber does.
+    pub fn tracing(mut self, spans: bool) -> Self {
+        self.options.watch.tracing = Some(spans);
+        self
+    }
+}
+
 type WriteInput = fn(SlotPtr, &mut fmt::Formatter<'_>) -> fmt::Result;
 
 /// An input that may be shown.
@@ -442,8 +473,20 @@ pub(crate) struct Cell {
     running: AtomicBool,
     /// Who is to be called its starter when somebody else starts it for them.
     origin: Mutex<Option<Origin>>,
+    /// Its outcome was told. Never cleared: a run that ends so is the slot's last.
+    finished: AtomicBool,
     #[cfg(feature = "tracing")]
-    span: Mutex<Option<Arc<tracing::Span>>>,
+    spans: Mutex<Spans>,
+}
+
+/// The spans of a cell. The subscriber is user code, so it is called with the lock given back.
+#[cfg(feature = "tracing")]
+#[derive(Default)]
+struct Spans {
+    /// The run's.
+    run: Option<Arc<tracing::Span>>,
+    /// Those of calls that have joined before the run had one.
+    joined: Vec<tracing::Span>,
 }
 
 /// A promise to start a run, by a call that leaves the starting to others.
@@ -464,8 +507,9 @@ impl Cell {
             outer_ns: AtomicU64::new(0),
             running: AtomicBool::new(false),
             origin: Mutex::new(None),
+            finished: AtomicBool::new(false),
             #[cfg(feature = "tracing")]
-            span: Mutex::new(None),
+            spans: Mutex::default(),
         }
     }
 
@@ -477,18 +521,42 @@ impl Cell {
     }
 
     #[cfg(feature = "tracing")]
-    fn span(&self) -> Option<Arc<tracing::Span>> {
-        self.span
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    fn spans(&self) -> MutexGuard<'_, Spans> {
+        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[cfg(feature = "tracing")]
-    fn swap_span(&self, new: Option<tracing::Span>) -> Option<Arc<tracing::Span>> {
-        let new = new.map(Arc::new);
-        let mut span = self.span.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *span, new)
+    fn span(&self) -> Option<Arc<tracing::Span>> {
+        self.spans().run.clone()
+    }
+
+    /// The run's span, and those that follow from it so far.
+    #[cfg(feature = "tracing")]
+    fn set_span(&self, span: &Arc<tracing::Span>) -> Vec<tracing::Span> {
+        let mut spans = self.spans();
+        spans.run = Some(span.clone());
+        std::mem::take(&mut spans.joined)
+    }
+
+    /// A call joins the run. False if it is too late for that: the outcome was told.
+    #[cfg(feature = "tracing")]
+    fn join_span(&self) -> bool {
+        let mut caller = Some(trace::current());
+        let run = {
+            let mut spans = self.spans();
+            // ORDER: Relaxed; set before the span is taken, under the lock.
+            if spans.run.is_none() && self.finished.load(Ordering::Relaxed) {
+                return false;
+            }
+            if spans.run.is_none() {
+                spans.joined.extend(caller.take());
+            }
+            spans.run.clone()
+        };
+        if let (Some(caller), Some(run)) = (caller, run) {
+            trace::follows(&caller, &run);
+        }
+        true
     }
 
     fn info(&self, slot: SlotPtr) -> Option<RunInfo> {
@@ -521,6 +589,11 @@ fn cell<'c>(slot: SlotPtr) -> &'c Cell {
     unsafe { &*std::ptr::from_ref(slot.hub().cell()) }
 }
 
+/// The number of the latest run of a body's slot; 0: there is none.
+fn id_of(body: Option<SlotPtr>) -> u64 {
+    body.and_then(run_id).map_or(0, RunId::get)
+}
+
 /// The number of the latest run of a slot.
 pub(crate) fn run_id(slot: SlotPtr) -> Option<RunId> {
     // ORDER: Relaxed; see `Cell`.
@@ -541,7 +614,7 @@ pub(crate) fn running_for(core: CorePtr, slot: SlotPtr) -> Option<Duration> {
 /// A call leaves the starting of an empty slot to others: `body` is who is to be named.
 #[cold]
 pub(crate) fn promise(core: CorePtr, slot: SlotPtr, body: Option<SlotPtr>) {
-    let parent = body.and_then(run_id).map_or(0, RunId::get);
+    let parent = id_of(body);
     let mut new = Some(Origin {
         parent,
         #[cfg(feature = "tracing")]
@@ -569,15 +642,10 @@ pub(crate) fn promise(core: CorePtr, slot: SlotPtr, body: Option<SlotPtr>) {
 pub(crate) fn start(core: CorePtr, slot: SlotPtr, parent: Option<SlotPtr>, direct: bool) {
     let Some(watch) = core.watch() else { return };
     let cell = cell(slot);
-    let mut origin = cell.take_origin();
-    if direct && parent.is_some() {
-        // Who promised was not first.
-        origin = None;
-    }
-    let parent_id = match &origin {
-        Some(origin) => origin.parent,
-        None => parent.and_then(run_id).map_or(0, RunId::get),
-    };
+    // Who promised was first, whoever starts it.
+    let origin = cell.take_origin();
+    let starter_id = id_of(parent);
+    let parent_id = origin.as_ref().map_or(starter_id, |origin| origin.parent);
     let at = watch.now();
     // ORDER: Relaxed, here and below; under the claim, see `Cell`.
     cell.parent.store(parent_id, Ordering::Relaxed);
@@ -599,11 +667,34 @@ pub(crate) fn start(core: CorePtr, slot: SlotPtr, parent: Option<SlotPtr>, direc
                     None => trace::span_of(&run, input, trace::Parent::Root),
                 },
             };
-            drop(cell.swap_span(span));
+            let Some(span) = span.map(Arc::new) else {
+                return;
+            };
+            for joined in cell.set_span(&span) {
+                trace::follows(&joined, &span);
+            }
+            if direct && parent_id != starter_id {
+                trace::follows(&trace::current(), &span);
+            }
         });
     }
+    #[cfg(not(feature = "tracing"))]
+    let _ = direct;
     watch.tell(|observer| observer.on_start(&Start { run, at, input }));
     poll(core, slot);
+}
+
+/// A call has started a run: as its starter, or, if somebody else had promised to, as one who waits since then.
+#[cold]
+pub(crate) fn drove(slot: SlotPtr, body: Option<SlotPtr>) -> Since {
+    let cell = cell(slot);
+    // ORDER: Relaxed, here and below; written by this thread, or of a later run, and then this call's own is over.
+    if cell.parent.load(Ordering::Relaxed) == id_of(body) {
+        return Since::NEVER;
+    }
+    Since::new(Duration::from_nanos(
+        cell.started_ns.load(Ordering::Relaxed),
+    ))
 }
 
 thread_local! {
@@ -653,6 +744,8 @@ pub(crate) fn finish(core: CorePtr, slot: SlotPtr, error: Option<&TaskError>) {
     let Some((run, elapsed, ran)) = cell.over(slot, at) else {
         return;
     };
+    // ORDER: Relaxed; see `Cell::join_span`.
+    cell.finished.store(true, Ordering::Relaxed);
     let finish = Finish {
         run,
         at,
@@ -701,7 +794,8 @@ pub(crate) fn end(core: CorePtr) {
 #[cfg(feature = "tracing")]
 fn end_span(cell: &Cell, outcome: Outcome) {
     stack::contain(|| {
-        if let Some(span) = cell.swap_span(None) {
+        let span = cell.spans().run.take();
+        if let Some(span) = span {
             trace::record_outcome(&span, outcome);
         }
     });
@@ -763,10 +857,13 @@ pub(crate) fn joined(core: CorePtr, slot: SlotPtr, body: Option<SlotPtr>, promis
         return Since::NEVER;
     };
     #[cfg(feature = "tracing")]
-    if watch.tracing == Some(true)
-        && let Some(span) = cell(slot).span()
-    {
-        stack::contain(|| trace::follows(&span));
+    if watch.tracing == Some(true) {
+        let mut in_time = true;
+        stack::contain(|| in_time = cell(slot).join_span());
+        if !in_time {
+            // As good as a hit.
+            return Since::NEVER;
+        }
     }
     Since::new(watch.now())
 }
@@ -775,12 +872,20 @@ pub(crate) fn joined(core: CorePtr, slot: SlotPtr, body: Option<SlotPtr>, promis
 #[cold]
 pub(crate) fn over(core: CorePtr, slot: SlotPtr, body: Option<SlotPtr>, since: &mut Since) {
     let since = std::mem::replace(since, Since::TOLD);
-    if since == Since::TOLD || since == Since::STARTER {
+    if since == Since::TOLD {
+        return;
+    }
+    let word = slot.look();
+    if since == Since::STARTER {
+        if word.is_empty() {
+            // A promise that is not kept.
+            cell(slot).take_origin();
+        }
         return;
     }
     let Some(watch) = core.watch() else { return };
     let at = watch.now();
-    let is_over = slot.look().is_terminal();
+    let is_over = word.is_terminal();
     let (how, waited) = match since.time() {
         None if is_over => (How::Hit, Duration::ZERO),
         None => return,

@@ -117,7 +117,7 @@ impl RawRun {
     /// For observers: the call is over.
     #[cold]
     fn over(&mut self, caller: Caller) {
-        if !self.started {
+        if !self.started || self.since != Since::NEVER {
             observe::over(caller.core, self.slot, caller.body, &mut self.since);
         }
     }
@@ -315,6 +315,7 @@ impl RawRun {
             }
             Start::No
         };
+        let starts = w.is_empty();
         let slot = self.slot;
         let any_hop_ended = match place {
             Place::Base => stack::base(|| slot.drive(caller.core, start, true)).1,
@@ -324,6 +325,9 @@ impl RawRun {
             }
         };
         *drove = !any_hop_ended;
+        if starts && w.is_observed() {
+            self.since = observe::drove(slot, caller.body);
+        }
         Ok(())
     }
 }

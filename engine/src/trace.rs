@@ -99,9 +99,9 @@ pub(crate) fn record_outcome(span: &Span, outcome: Outcome) {
     }
 }
 
-/// The call that is being polled waits for the run of this span.
-pub(crate) fn follows(run: &Span) {
-    Span::current().follows_from(run);
+/// A call in the span `caller` waits for the run of the other.
+pub(crate) fn follows(caller: &Span, run: &Span) {
+    caller.follows_from(run);
 }
 
 /// A call that waited for the run of somebody else is over.
