@@ -49,6 +49,12 @@
 //! * `tokio` (default): [`Ctx::spawn`], [`Ctx::parallel`], [`Ctx::parallel_all`], deadlines and cancellation tokens. Without it the crate works on any executor.
 //! * `anyhow`: finds the cause inside an `anyhow::Error` that a task returns.
 //! * `serde`: `Serialize` for [`Held`].
+//! * `tracing`: a span for each run; see `Builder::tracing`.
+//!
+//! # Seeing what happened
+//! [`Ctx::waits`] says who waits for whom now, in every context. [`Builder::record`] keeps a record, and [`Ctx::report`] shows it: as a waterfall, a graph, a
+//! trace for Perfetto, a page for the browser. [`Builder::observer`] is told of each run and call, for metrics. A context that asks for
+//! none of it pays next to nothing.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
