@@ -1,22 +1,25 @@
-//! What is told of runs and calls, to whom, and when: [`Observer`], its events, and the engine's side of them.
+//! Observing a context: an [`Observer`] is told of each run and call, as it happens.
 //!
-//! # Where it hooks in
-//! | told | by whom | holding | before |
-//! |---|---|---|---|
-//! | `on_start` | who claimed the slot (S1) | POLLING | the body is made |
-//! | `on_finish` | who polled the body to its end | POLLING | S7: nobody has seen the outcome |
-//! | `on_cancel` | who dropped the body (S6, S9, S11) | DROPPING, or POLLING | S10: nobody starts it again |
-//! | `on_join` | the call that ends, or is dropped | nothing | it gives its outcome |
+//! Metrics and logs are built on it, and so is the record behind [`Ctx::report`](crate::Ctx::report). Set one with
+//! [`Builder::observer`](crate::Builder::observer); for spans see the feature `tracing` and `Builder::tracing`.
 //!
-//! # What it costs a context without observers
-//! A hit: nothing. The slots of an observed context carry a flag in their word (`OBSERVED`), which the one test of a hit refuses with the
-//! same mask as ever; so a hit there takes the way of any other call, where it is told. Start, poll and end of a run
-//! test one byte of the context each.
-//!
-//! What is known of the latest run of an observed slot is in a [`Cell`] at its hub, so slots are no larger. It is used again when
-//! the slot is; a record that grows is the report's alone, which is bounded.
-//!
-//! Observers are user code: they are called with no lock held, and a panic in one ends there.
+//! | told | when | before |
+//! |---|---|---|
+//! | [`Start`] | the slot is claimed for a run | the body is made |
+//! | [`Finish`] | the body has ended, with a value, an error or a panic | anybody has the outcome |
+//! | [`Cancel`] | the body was dropped unfinished | anybody can start it again |
+//! | [`Join`] | a call that did not start the run is over: a hit, a wait, or it was dropped | it gives its outcome |
+
+// What it owns: the events, who is told (`Watch`), and what is known of the latest run of each slot (`Cell`, at the slot's hub, so that slots are no
+// larger; it is used again when the slot is).
+//
+// Where it hooks in: `start` and `finish` hold POLLING (S1, before S7), `cancel` DROPPING or POLLING (S6, S9, S11, before S10), `over` nothing.
+//
+// What it costs a context without observers: a hit nothing, since the slots of an observed context carry a flag in their word (OBSERVED) which
+// the one test of a hit refuses with the same mask as ever, so that a hit there takes the way of any other call. Start, poll and end of a
+// run test one byte of the context each.
+//
+// What it must never do: call an observer or a subscriber (user code) with a lock held, or let a panic of one through.
 
 use std::any::TypeId;
 use std::collections::HashMap;

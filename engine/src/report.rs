@@ -1,10 +1,10 @@
 //! What happened in a context: who called whom, when it ran, who waited and how long, what was there already.
 //!
-//! [`Recorder`] is an [`Observer`] that the engine sets for [`Builder::record`](crate::Builder::record); [`Report`] is a copy of what it
-//! has, as plain data. The faces of a report are in the files below: text, graphs, the trace for Perfetto, the page.
-//!
-//! The recorder's lock is its own and std's: it is taken by observers, outside of every lock of the engine, and no user code runs
-//! under it (inputs are written before).
+//! [`Ctx::report`] gives a [`Report`] of a context that [records](crate::Builder::record): plain data, and its faces: a waterfall for the terminal,
+//! graphs, a trace for Perfetto, a page for the browser. [`Ctx::waits`] gives [`Waits`]: who waits for whom at this moment, in any context.
+
+// `Recorder` is an observer that the engine sets; a report is a copy of what it has. Its lock is its own and std's: it is taken by observers, outside of
+// every lock of the engine, and no user code runs under it (inputs are written before).
 
 use std::collections::HashMap;
 use std::fmt::{self, Write};

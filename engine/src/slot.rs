@@ -546,14 +546,28 @@ impl SlotPtr {
 
     /// Polls the body once, for who moved the word to POLLING; `counted` if that is a caller itself. Ready: the slot is
     /// DONE or FAILED, or the context is closed. The claim is given back in any case.
+    #[inline]
     pub(crate) fn drive(self, core: CorePtr, start: Start, counted: bool) -> Poll<()> {
+        // The one place where a run of a context without observers asks for them.
+        if core.is_observed() {
+            self.drive_as::<true>(core, start, counted)
+        } else {
+            self.drive_as::<false>(core, start, counted)
+        }
+    }
+
+    fn drive_as<const OBSERVED: bool>(
+        self,
+        core: CorePtr,
+        start: Start,
+        counted: bool,
+    ) -> Poll<()> {
         let claim = Claim {
             slot: self,
             core,
             counted,
         };
         let fresh = !matches!(start, Start::No);
-        let observed = core.is_observed();
         let body = match start {
             // SAFETY: the claim is ours.
             Start::No => unsafe { self.body() },
@@ -579,7 +593,7 @@ impl SlotPtr {
                 // ORDER: Relaxed; see `mark_transient`, `set_has_called`.
                 self.transient.store(false, Ordering::Relaxed);
                 self.has_called.store(false, Ordering::Relaxed);
-                if observed {
+                if OBSERVED {
                     let direct = matches!(start, Start::Caller { .. });
                     observe::start(core, self, parent, direct);
                 }
@@ -587,9 +601,6 @@ impl SlotPtr {
                 let made = catch_unwind(AssertUnwindSafe(|| unsafe {
                     (self.meta.start)(self, core)
                 }));
-                if observed {
-                    observe::polled(core, self);
-                }
                 match made {
                     Ok(body) => {
                         // SAFETY: the claim is ours.
@@ -597,7 +608,10 @@ impl SlotPtr {
                         Some(body)
                     }
                     Err(payload) => {
-                        return claim.panicked(payload);
+                        if OBSERVED {
+                            observe::polled(core, self);
+                        }
+                        return claim.panicked::<OBSERVED>(payload);
                     }
                 }
             }
@@ -622,7 +636,8 @@ impl SlotPtr {
                 })
             })
         };
-        if observed {
+        // For a fresh one `start` has said so: making the body counts as a part of its first poll.
+        if OBSERVED && !fresh {
             observe::poll(core, self);
         }
         let polled = match hub {
@@ -630,13 +645,13 @@ impl SlotPtr {
             Some(hub) if !fresh => unsafe { hub.with_runtime(poll) },
             _ => poll(),
         };
-        if observed {
+        if OBSERVED {
             observe::polled(core, self);
         }
         match polled {
-            Ok(Poll::Ready(outcome)) => claim.finish(outcome),
+            Ok(Poll::Ready(outcome)) => claim.finish::<OBSERVED>(outcome),
             Ok(Poll::Pending) => claim.release(&waker, fresh),
-            Err(payload) => claim.panicked(payload),
+            Err(payload) => claim.panicked::<OBSERVED>(payload),
         }
     }
 
@@ -749,21 +764,21 @@ impl Claim {
     /// The body panicked, or the making of it.
     #[cold]
     #[inline(never)]
-    fn panicked(self, payload: Box<dyn Any + Send>) -> Poll<()> {
+    fn panicked<const OBSERVED: bool>(self, payload: Box<dyn Any + Send>) -> Poll<()> {
         let error = TaskError::panicked(self.slot.name(), payload);
-        self.finish(Err(error))
+        self.finish::<OBSERVED>(Err(error))
     }
 
     /// The body ended: it is dropped, and the outcome is for everybody. (The value, if any, is in the slot.)
     #[inline]
-    fn finish(self, outcome: Result<(), TaskError>) -> Poll<()> {
+    fn finish<const OBSERVED: bool>(self, outcome: Result<(), TaskError>) -> Poll<()> {
         let slot = self.slot;
         // A body that returned is gone (`TypedBody::poll`); one that panicked is there. A second panic adds nothing to the first.
         // SAFETY: the claim is ours.
         unsafe { slot.drop_body_in_runtime() };
         match outcome {
             Ok(()) => {
-                if self.core.is_observed() {
+                if OBSERVED {
                     observe::finish(self.core, slot, None);
                 }
                 self.publish(DONE);
@@ -870,6 +885,6 @@ impl Drop for Claim {
             counted: self.counted,
         };
         let error = TaskError::panicked(self.slot.name(), Box::new("the engine unwound"));
-        let _ = claim.finish(Err(error));
+        let _ = claim.finish::<true>(Err(error));
     }
 }

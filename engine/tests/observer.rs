@@ -163,22 +163,27 @@ fn start_and_finish_are_told_once_for_each_run_under_concurrency() {
 
 #[test]
 fn an_outcome_is_told_before_anybody_has_it() {
-    both_runtimes(|| async {
-        let (log, ctx) = logged();
-        let calls = (0..8).map(|_| {
-            let (log, ctx) = (log.clone(), ctx.clone());
-            tokio::spawn(async move {
-                ctx.run(gated, 1).await.unwrap();
-                log.count(|told| matches!(told, Told::Finish(_, Outcome::Done)))
-            })
-        });
-        let calls: Vec<_> = calls.collect();
-        tokio::task::yield_now().await;
-        ctx.state().gate.open();
-        for call in calls {
-            assert_eq!(call.await.unwrap(), 1);
+    /// Looks, when it is told, whether somebody else could see the outcome by now.
+    #[derive(Default)]
+    struct Looks {
+        ctx: Mutex<Option<Ctx<App>>>,
+        told: Mutex<Vec<bool>>,
+    }
+    impl Observer for Looks {
+        fn on_finish(&self, _: &Finish<'_>) {
+            let ctx = self.ctx.lock().unwrap().clone().unwrap();
+            let seen = ctx.peek(double, &1).is_some() || ctx.peek(fails, &1).is_some();
+            self.told.lock().unwrap().push(seen);
         }
-    });
+    }
+    let looks = Arc::new(Looks::default());
+    let ctx = Ctx::builder(App::default()).observer(looks.clone()).build();
+    *looks.ctx.lock().unwrap() = Some(ctx.clone());
+    now(ctx.run(double, 1)).unwrap();
+    ctx.forget(double, &1);
+    now(ctx.run(fails, 1)).unwrap_err();
+    assert_eq!(*looks.told.lock().unwrap(), [false, false]);
+    *looks.ctx.lock().unwrap() = None;
 }
 
 #[test]
@@ -272,6 +277,23 @@ fn the_end_of_the_context_cancels_what_is_under_way() {
         let finished = log.count(|told| matches!(told, Told::Finish(..)));
         assert_eq!((cancelled, finished), (2, 0), "{how}: {:?}", log.take());
     }
+}
+
+#[test]
+fn a_run_whose_context_is_freed_without_being_closed_is_told_as_cancelled() {
+    async fn lets_go(ctx: Ctx<App>, _: ()) -> Result<(), String> {
+        drop(ctx);
+        std::future::pending().await
+    }
+    let (log, ctx) = logged();
+    let mut call = ctx.run(lets_go, ());
+    assert!(poll_once(&mut call).is_pending());
+    // No other handle is there, and nobody leaves.
+    std::mem::forget(call);
+    drop(ctx);
+    let told = log.take();
+    let run = id(&told, "lets_go");
+    assert_eq!(told[1..], [Told::Cancel(run, Outcome::Left)]);
 }
 
 #[test]

@@ -65,6 +65,10 @@ fn a_run_has_a_span_below_that_of_its_caller_with_task_depth_and_outcome() {
         request.in_scope(|| now(ctx.run(middle, 1)).unwrap());
         request.in_scope(|| now(ctx.run(fails, 1)).unwrap_err());
         request.in_scope(|| now(ctx.run(panics, 1)).unwrap_err());
+        // A span ends with its run, and not with the context.
+        let seen = capture.seen();
+        let open = |span: &&crate::capture::Span| span.target == "watershed" && !span.closed;
+        assert_eq!(seen.spans.iter().filter(open).count(), 0, "{seen:#?}");
     });
     let seen = capture.seen();
     let (middle, span) = seen.run("middle");
@@ -182,8 +186,8 @@ fn whoever_drives_a_run_is_inside_of_the_runs_span_and_not_of_a_request_that_is_
     // Entered by the starter once, and by the driver once: the request that is over was not.
     assert_eq!(
         (span.entered, seen.spans[seen.own("over")].entered),
-        (3, 1),
-        "made, polled, polled again"
+        (2, 1),
+        "polled by the one, polled by the other"
     );
     balanced(&seen);
 }
@@ -240,6 +244,26 @@ fn who_joined_is_told_how_long_it_waited_and_linked_to_the_run() {
         told.fields["waited_us"].parse::<u64>().unwrap();
     }
     balanced(&seen);
+}
+
+#[test]
+fn a_call_that_joins_before_the_run_has_started_is_linked_when_it_does() {
+    let (capture, dispatch) = Capture::new();
+    let app = App::default();
+    app.gate.open();
+    let _in_force = tracing::dispatcher::set_default(&dispatch);
+    crate::support::current_thread().block_on(async {
+        let ctx = Ctx::new(app.clone());
+        info_span!("first").in_scope(|| ctx.spawn(gated, 1).unwrap());
+        info_span!("second").in_scope(|| ctx.spawn(gated, 1).unwrap());
+        // The runtime has polled neither.
+        assert_eq!(capture.seen().runs("gated").len(), 0);
+        until(|| ctx.peek(gated, &1).is_some()).await;
+    });
+    let seen = capture.seen();
+    let (gated, span) = seen.run("gated");
+    assert_eq!(span.parent, Some(seen.own("first")));
+    assert_eq!(seen.spans[seen.own("second")].follows, [gated]);
 }
 
 #[test]
