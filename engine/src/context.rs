@@ -549,6 +549,10 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     fn make(state: S, options: Option<Box<Options>>, max_depth: usize) -> Self {
         #[cfg(feature = "tracing")]
         let options = crate::trace::decide(options);
+        let options = options.map(|mut options| {
+            options.watch.begin();
+            options
+        });
         // In this order the parts are written in their place, and not copied there.
         let core = Box::write(
             Box::new_uninit(),

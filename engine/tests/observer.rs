@@ -305,7 +305,7 @@ fn a_call_that_waits_is_told_with_the_time_it_waited() {
             self.0
                 .lock()
                 .unwrap()
-                .push((join.how, join.waited, join.at));
+                .push((join.how, join.waited, join.at.unwrap_or_default()));
         }
     }
     let waits = Arc::new(Waits::default());

@@ -2,7 +2,7 @@
 //!
 //! A look at the slots and at the wait graph of [`crate::cycle`], which is there in every context; nothing is recorded for it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -137,12 +137,14 @@ impl<S: Send + Sync + 'static> Ctx<S> {
                 outside: word.callers(),
             });
         });
+        let mut pairs = HashSet::new();
         cycle::each_wait(core, &slots, |from, to| {
             let from = at.get(&from.erased().as_ptr());
             let to = at.get(&to.erased().as_ptr());
             if let (Some(&from), Some(&to)) = (from, to) {
                 runs[to].outside = runs[to].outside.saturating_sub(1);
-                if !runs[from].waits_for.contains(&to) {
+                // A body may wait for one run by several calls.
+                if pairs.insert((from, to)) {
                     runs[from].waits_for.push(to);
                     runs[to].waited_by.push(from);
                 }
