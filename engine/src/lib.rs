@@ -67,6 +67,7 @@ mod links;
 pub mod observe;
 mod parallel;
 pub mod report;
+mod room;
 mod run;
 mod slot;
 mod stack;
