@@ -52,6 +52,7 @@ use crate::cycle::Graph;
 use crate::error::{TaskError, TaskErrorKind};
 use crate::held::{Counted, HANDLE, HANDLES, Keeper};
 use crate::links::Links;
+use crate::observe::{self, Watch};
 use crate::parallel::{BoxedCall, RunAll};
 #[cfg(feature = "tokio")]
 use crate::parallel::{Calls, Parallel, ParallelAll};
@@ -88,6 +89,8 @@ pub(crate) struct Core {
     max_depth: u32,
     /// There is a deadline or a token to look at; see [`Links`].
     linked: bool,
+    /// Somebody is told what happens; see [`crate::observe`].
+    observed: bool,
     options: Option<Box<Options>>,
     graph: Mutex<Graph>,
     /// Who awaits [`Ctx::cancelled`].
@@ -100,8 +103,9 @@ pub(crate) struct Core {
 
 /// What most contexts do not have.
 #[derive(Default)]
-struct Options {
+pub(crate) struct Options {
     links: Links,
+    pub(crate) watch: Watch,
     fakes: HashMap<TypeId, Box<dyn Any + Send + Sync>>,
 }
 
@@ -357,13 +361,13 @@ impl CorePtr {
     {
         let input = In::from_key(key);
         #[cfg(any(feature = "shared", loom))]
-        let new = New(if self.tier.is_some() {
-            shared::new_node::<S, F, In>(hash, input)
+        let new = if self.tier.is_some() {
+            New::observed(self, shared::new_node::<S, F, In>(hash, input))
         } else {
-            new_node::<S, F, In>(self, hash, input)
-        });
+            New::make::<S, F, In>(self, hash, input)
+        };
         #[cfg(not(any(feature = "shared", loom)))]
-        let new = New(new_node::<S, F, In>(self, hash, input));
+        let new = New::make::<S, F, In>(self, hash, input);
         // SAFETY: the slot was just made for this type of input.
         let input = unsafe { slot::input::<In>(new.0) };
         match gap.insert(new.0, |slot| is::<S, F, In, In>(slot, input, true)) {
@@ -451,6 +455,27 @@ impl CorePtr {
 
 /// A slot that is not in the table yet: freed if `Eq` of an input unwinds, or if somebody else was first.
 struct New(SlotPtr);
+
+impl New {
+    #[inline]
+    fn make<S, F, In>(core: CorePtr, hash: u64, input: In) -> Self
+    where
+        S: Send + Sync + 'static,
+        F: Task<S, In>,
+        In: Input,
+    {
+        Self::observed(core, new_node::<S, F, In>(core, hash, input))
+    }
+
+    /// A slot of a context that is observed says so.
+    #[inline]
+    fn observed(core: CorePtr, slot: SlotPtr) -> Self {
+        if core.observed {
+            slot.set_observed();
+        }
+        Self(slot)
+    }
+}
 
 impl Drop for New {
     fn drop(&mut self) {
@@ -559,6 +584,7 @@ impl Core {
             reason: AtomicU8::new(OPEN),
             max_depth: u32::try_from(max_depth).unwrap_or(u32::MAX),
             linked: options.as_ref().is_some_and(|o| o.links.any()),
+            observed: options.as_ref().is_some_and(|o| o.watch.is_active()),
             options,
             graph: Mutex::new(Graph::default()),
             hub: AtomicPtr::new(std::ptr::null_mut()),
@@ -578,6 +604,22 @@ impl Core {
         let mut hasher = self.hasher::<S, F, In>();
         In::hash_key(key, &mut hasher);
         hasher.finish()
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_observed(&self) -> bool {
+        self.observed
+    }
+
+    /// Who watches the context, if anybody does.
+    pub(crate) fn watch(&self) -> Option<&Watch> {
+        let options = self.options.as_ref()?;
+        self.observed.then_some(&options.watch)
+    }
+
+    /// Calls `f` for each slot.
+    pub(crate) fn each_slot(&self, f: impl FnMut(SlotPtr)) {
+        self.table.each(f);
     }
 
     pub(crate) fn graph(&self) -> &Mutex<Graph> {
@@ -753,6 +795,12 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     }
 
     fn make(state: S, options: Option<Box<Options>>, max_depth: usize) -> Self {
+        #[cfg(feature = "tracing")]
+        let options = crate::trace::decide(options);
+        let options = options.map(|mut options| {
+            options.watch.begin();
+            options
+        });
         let context = Box::leak(Box::<CoreOf<S>>::new_uninit()).as_mut_ptr();
         // Part by part: the room is not written, and the core is written in its place and not copied there.
         let core = context.cast::<Core>(); // the first field
@@ -777,6 +825,9 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     unsafe fn free(counted: NonNull<Counted>) {
         let core = CorePtr(counted.cast());
         let context = counted.cast::<CoreOf<S>>();
+        if core.observed {
+            observe::end(core);
+        }
         // SAFETY: nobody has a handle, so nobody has a slot.
         unsafe { core.table.free() };
         // ORDER: Relaxed; nobody else is there.
@@ -961,7 +1012,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     {
         let _ = task;
         let _ = meta::<S, F, In>(); // as in `run`
-        let new = New(new_node::<S, F, In>(self.core, 0, In::from_key(input)));
+        let new = New::make::<S, F, In>(self.core, 0, In::from_key(input));
         self.core.table.push_private(new.0);
         RunFresh::new(self, self.core.inserted(new))
     }
@@ -996,7 +1047,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         let _ = task;
         let hash = self.core.hash::<S, F, In, K>(&input);
         let slot = self.core.find_or_insert::<S, F, In, K>(hash, input);
-        crate::parallel::spawn(self.core, slot)
+        crate::parallel::spawn(self.caller(), slot)
     }
 
     /// Runs up to twelve calls in parallel: each on the runtime's threads, the last one on the caller's own.
@@ -1379,7 +1430,7 @@ impl<S> fmt::Debug for Cancelled<'_, S> {
 #[must_use = "`build` makes the context"]
 pub struct Builder<S> {
     state: S,
-    options: Box<Options>,
+    pub(crate) options: Box<Options>,
     max_depth: usize,
 }
 

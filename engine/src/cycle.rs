@@ -172,6 +172,30 @@ pub(crate) fn forget_starter(core: CorePtr, from: SlotPtr, to: SlotPtr) {
     drop(graph);
 }
 
+/// Shows `wait` each pair of a body and a run among `slots` that it waits for, now. It must not call the engine: the lock is held.
+pub(crate) fn each_wait(core: CorePtr, slots: &[SlotPtr], mut wait: impl FnMut(SlotPtr, SlotPtr)) {
+    let graph = lock(core.graph());
+    for &to in slots {
+        // ORDER: Acquire; pairs with the Release in `drive`.
+        let starter = to.starter.load(Ordering::Acquire);
+        // SAFETY: a starter is a slot of this context.
+        let starter = unsafe { SlotPtr::from_raw(starter) };
+        if let Some(from) = starter
+            && !from.look().is_terminal()
+        {
+            wait(from, to);
+        }
+        // SAFETY: the lock is held.
+        let mut next = unsafe { to.waits.first.read(|first| *first) };
+        // SAFETY: the lock is held, and an edge in a list is alive.
+        while let Some(edge) = unsafe { next.as_ref() } {
+            wait(edge.from, to);
+            next = edge.next;
+        }
+    }
+    drop(graph);
+}
+
 impl Graph {
     /// If `to` waits for `from` already: who waits for whom, from `to` round to `to`.
     fn path(&mut self, from: SlotPtr, to: SlotPtr) -> Option<Vec<SlotPtr>> {

@@ -324,7 +324,8 @@ pub(crate) fn short(name: &str) -> String {
     for c in name.chars() {
         match c {
             ':' => word.clear(),
-            c if c.is_alphanumeric() || c == '_' => word.push(c),
+            // Braces are part of a path: `page::{{closure}}::user` is `user`.
+            c if c.is_alphanumeric() || matches!(c, '_' | '{' | '}' | '#') => word.push(c),
             c => {
                 out.push_str(&word);
                 word.clear();

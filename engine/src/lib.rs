@@ -50,6 +50,12 @@
 //! * `shared` (default, with `tokio`): [`Shared`] and [`Ctx::run_shared`], values that outlive a request.
 //! * `anyhow`: finds the cause inside an `anyhow::Error` that a task returns.
 //! * `serde`: `Serialize` for [`Held`].
+//! * `tracing`: a span for each run; see `Builder::tracing`.
+//!
+//! # Seeing what happened
+//! [`Ctx::waits`] says who waits for whom now, in every context. [`Builder::record`] keeps a record, and [`Ctx::report`] shows it: as a waterfall, a graph, a
+//! trace for Perfetto, a page for the browser. [`Builder::observer`] is told of each run and call, for metrics. A context that asks for
+//! none of it pays next to nothing.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -59,7 +65,9 @@ mod error;
 pub mod guide;
 mod held;
 mod links;
+pub mod observe;
 mod parallel;
+pub mod report;
 mod room;
 mod run;
 #[cfg(any(feature = "shared", loom))]
@@ -69,11 +77,14 @@ mod stack;
 mod sync;
 mod table;
 mod task;
+#[cfg(feature = "tracing")]
+mod trace;
 mod wake;
 
 pub use context::{Builder, Cancelled, Ctx};
 pub use error::{BoxError, TaskError, TaskErrorKind};
 pub use held::Held;
+pub use observe::Observer;
 #[cfg(loom)]
 #[doc(hidden)]
 pub use parallel::model;

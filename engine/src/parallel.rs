@@ -146,7 +146,7 @@ impl Fan {
         spawn: impl Fn(helpers::Helper),
     ) -> Result<(), TaskError> {
         for call in &mut self.calls {
-            call.enlist(caller)?;
+            call.enlist(caller, caller.body)?;
         }
         let (group, own) = Group::start(&self.calls, self.limit, caller, spawn);
         self.state = State::Helped { group, own };
@@ -787,19 +787,24 @@ mod helpers {
 
     /// Starts or joins a run in the background. It is counted before this returns.
     #[cfg(feature = "tokio")]
-    pub(crate) fn spawn(core: CorePtr, slot: SlotPtr) -> Result<(), TaskError> {
+    pub(crate) fn spawn(caller: Caller, slot: SlotPtr) -> Result<(), TaskError> {
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|_| TaskError::no_runtime(slot.name(), "a run in the background"))?;
-        if let Some(spawned) = promise(core, slot)? {
+        if let Some(spawned) = promise(caller.core, slot, caller.body)? {
             drop(runtime.spawn(spawned));
         }
         Ok(())
     }
 
     /// Counts a caller for [`spawn`]; nothing if the run is over.
-    pub(crate) fn promise(core: CorePtr, slot: SlotPtr) -> Result<Option<Spawned>, TaskError> {
+    pub(crate) fn promise(
+        core: CorePtr,
+        slot: SlotPtr,
+        origin: Option<SlotPtr>,
+    ) -> Result<Option<Spawned>, TaskError> {
         let mut call = RawRun::new(slot);
-        call.enlist(Caller { core, body: None })?;
+        // The body that spawns does not wait, so it is not the caller.
+        call.enlist(Caller { core, body: None }, origin)?;
         if call.slot().look().is_terminal() {
             return Ok(None);
         }
@@ -862,7 +867,7 @@ pub mod model {
         ctx: &Ctx<S>,
         call: &BoxedCall<S>,
     ) -> Result<Option<Driver>, TaskError> {
-        let spawned = helpers::promise(ctx.core(), call.slot(ctx))?;
+        let spawned = helpers::promise(ctx.core(), call.slot(ctx), ctx.caller().body)?;
         Ok(spawned.map(|spawned| Box::pin(spawned) as Driver))
     }
 

@@ -18,6 +18,7 @@ use crate::context::{CorePtr, Ctx};
 use crate::cycle::{self, EdgePtr};
 use crate::error::TaskError;
 use crate::held::Held;
+use crate::observe::{self, Since};
 use crate::slot::{SlotPtr, Start, Word};
 use crate::stack::{self, Place};
 use crate::wake::{Park, queue};
@@ -34,6 +35,8 @@ pub(crate) struct RawRun {
     started: bool,
     /// The slot is known to this call alone and is never looked up.
     private: bool,
+    /// What observers are still to be told of this call.
+    since: Since,
 }
 
 /// Who calls: the context, and the body that does, if it is one.
@@ -52,6 +55,7 @@ impl RawRun {
             counted: false,
             started: false,
             private: false,
+            since: Since::NEVER,
         }
     }
 
@@ -67,14 +71,23 @@ impl RawRun {
     }
 
     /// Counts this call without polling anything: a promise that it will (S2). For `spawn` and `parallel`.
+    ///
+    /// `origin`: the body that observers are to be told of, which need not wait itself.
     #[cfg(any(feature = "tokio", loom))]
-    pub(crate) fn enlist(&mut self, caller: Caller) -> Result<(), TaskError> {
+    pub(crate) fn enlist(
+        &mut self,
+        caller: Caller,
+        origin: Option<SlotPtr>,
+    ) -> Result<(), TaskError> {
         // Counted already: the fan was polled again after something of the user's unwound.
         while !self.counted {
             let w = self.slot.look();
             if w.is_dead() {
                 self.renew(caller);
             } else if w.is_terminal() {
+                if w.is_observed() {
+                    observe::over(caller.core, self.slot, origin, &mut self.since);
+                }
                 return Ok(());
             } else if w.is_closed() {
                 return Err(caller.core.closed_error(self.slot.name()));
@@ -86,10 +99,27 @@ impl RawRun {
                 self.counted = self.slot.join(w);
                 if !self.counted {
                     self.drop_edge(caller.core);
+                } else if w.is_observed() {
+                    self.joined(caller.core, origin, w);
                 }
             }
         }
         Ok(())
+    }
+
+    /// For observers: this call, which has just been counted where it saw `seen`, did not start the run itself.
+    #[cold]
+    fn joined(&mut self, core: CorePtr, body: Option<SlotPtr>, seen: Word) {
+        let promised = seen.is_empty() && seen.callers() == 0;
+        self.since = observe::joined(core, self.slot, body, promised);
+    }
+
+    /// For observers: the call is over.
+    #[cold]
+    fn over(&mut self, caller: Caller) {
+        if !self.started || self.since != Since::NEVER {
+            observe::over(caller.core, self.slot, caller.body, &mut self.since);
+        }
     }
 
     /// The next slot for the same input: this one is forgotten.
@@ -137,6 +167,9 @@ impl RawRun {
         if self.park.is_parked() {
             self.park.leave(self.slot.hub());
         }
+        if self.since != Since::NEVER {
+            self.over(caller);
+        }
         if std::mem::take(&mut self.counted) {
             self.slot.leave(caller.core);
         }
@@ -163,6 +196,9 @@ impl RawRun {
                 continue;
             }
             if w.is_terminal() {
+                if w.is_observed() {
+                    self.over(caller);
+                }
                 self.finish(caller.core);
                 return Poll::Ready(if w.is_done() {
                     Ok(())
@@ -194,6 +230,8 @@ impl RawRun {
                 if !self.counted {
                     // The slot moved, so the edge may lead elsewhere than it was judged (`cycle::join`).
                     self.drop_edge(caller.core);
+                } else if w.is_observed() {
+                    self.joined(caller.core, caller.body, w);
                 }
                 continue;
             }
@@ -245,6 +283,8 @@ impl RawRun {
                 self.counted = self.slot.join(w);
                 if !self.counted {
                     self.drop_edge(caller.core);
+                } else if w.is_observed() {
+                    self.joined(caller.core, caller.body, w);
                 }
                 *hops = self.counted;
             } else {
@@ -275,6 +315,7 @@ impl RawRun {
             }
             Start::No
         };
+        let starts = w.is_empty();
         let slot = self.slot;
         let any_hop_ended = match place {
             Place::Base => stack::base(|| slot.drive(caller.core, start, true)).1,
@@ -284,6 +325,9 @@ impl RawRun {
             }
         };
         *drove = !any_hop_ended;
+        if starts && w.is_observed() {
+            self.since = observe::drove(slot, caller.body);
+        }
         Ok(())
     }
 }

@@ -4,7 +4,7 @@
 //! woken may poll it: no caller can stall the others, whether it is dropped or alive and never polled again.
 //!
 //! # The word
-//! `phase:3 | CONTENDED | DEAD | CLOSED | callers`. *Callers* counts the calls that have joined and not left; it is kept in
+//! `phase:3 | CONTENDED | DEAD | CLOSED | OBSERVED | callers`. *Callers* counts the calls that have joined and not left; it is kept in
 //! every phase that is not terminal, also where there is no body, so that nobody who arrives meanwhile is forgotten.
 //!
 //! ```text
@@ -85,7 +85,7 @@
 //! | the caller that drives, between polls | as any other; whoever is polled next after a wake drives on |
 //! | the context | S11 for every slot, then the memory with the last handle |
 
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
@@ -94,6 +94,7 @@ use std::task::{Context, Poll, Waker};
 use crate::context::CorePtr;
 use crate::cycle;
 use crate::error::{TaskError, TaskErrorKind};
+use crate::observe;
 use crate::stack;
 use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use crate::sync::cell::UnsafeCell;
@@ -125,8 +126,10 @@ const CONTENDED: usize = 1 << 3;
 const DEAD: usize = 1 << 4;
 /// The context is closed: nobody starts or waits, the body goes. Never cleared.
 const CLOSED: usize = 1 << 5;
+/// The context has observers: a hit takes the long way, where they are told ([`crate::observe`]). Set when the slot is made, never cleared.
+const OBSERVED: usize = 1 << 6;
 /// One caller.
-const ONE: usize = 1 << 6;
+const ONE: usize = 1 << 7;
 
 /// The part of a slot that does not depend on its types. The first cache line is what a hit reads.
 #[repr(C, align(8))]
@@ -245,10 +248,10 @@ impl Word {
     pub(crate) fn is_done(self) -> bool {
         self.0 & PHASE == DONE
     }
-    /// The test of a hit.
+    /// The test of a hit that nobody is to be told of.
     #[inline(always)]
     pub(crate) fn is_done_and_alive(self) -> bool {
-        self.0 & (PHASE | DEAD) == DONE
+        self.0 & (PHASE | DEAD | OBSERVED) == DONE
     }
     pub(crate) fn is_failed(self) -> bool {
         self.0 & PHASE == FAILED
@@ -269,6 +272,15 @@ impl Word {
     }
     pub(crate) fn is_idle(self) -> bool {
         self.0 & PHASE == IDLE
+    }
+    /// Whoever observes the context is to be told.
+    #[inline(always)]
+    pub(crate) fn is_observed(self) -> bool {
+        self.0 & OBSERVED != 0
+    }
+    /// Whether somebody polls or drops the body.
+    pub(crate) fn is_claimed(self) -> bool {
+        matches!(self.0 & PHASE, POLLING | DROPPING)
     }
     pub(crate) fn callers(self) -> usize {
         self.0 / ONE
@@ -305,6 +317,12 @@ impl Slot {
             roomed,
             lease: AtomicU8::new(HOME),
         }
+    }
+
+    /// For a slot that nobody else has seen yet.
+    pub(crate) fn set_observed(&self) {
+        // ORDER: Relaxed; T2 publishes the slot.
+        self.word.store(OBSERVED, Ordering::Relaxed);
     }
 
     /// L1, for who holds the claim. False: the handle must be counted.
@@ -587,7 +605,22 @@ impl SlotPtr {
 
     /// Polls the body once, for who moved the word to POLLING; `counted` if that is a caller itself. Ready: the slot is
     /// DONE or FAILED, or the context is closed. The claim is given back in any case.
+    #[inline]
     pub(crate) fn drive(self, core: CorePtr, start: Start, counted: bool) -> Poll<()> {
+        // The one place where a run of a context without observers asks for them.
+        if core.is_observed() {
+            self.drive_as::<true>(core, start, counted)
+        } else {
+            self.drive_as::<false>(core, start, counted)
+        }
+    }
+
+    fn drive_as<const OBSERVED: bool>(
+        self,
+        core: CorePtr,
+        start: Start,
+        counted: bool,
+    ) -> Poll<()> {
         let claim = Claim {
             slot: self,
             core,
@@ -619,17 +652,25 @@ impl SlotPtr {
                 // ORDER: Relaxed; see `mark_transient`, `set_has_called`.
                 self.transient.store(false, Ordering::Relaxed);
                 self.has_called.store(false, Ordering::Relaxed);
+                if OBSERVED {
+                    let direct = matches!(start, Start::Caller { .. });
+                    observe::start(core, self, parent, direct);
+                }
                 // SAFETY: `meta` is of this slot's types, and the claim is ours.
-                match catch_unwind(AssertUnwindSafe(|| unsafe {
+                let made = catch_unwind(AssertUnwindSafe(|| unsafe {
                     (self.meta.start)(self, core)
-                })) {
+                }));
+                match made {
                     Ok(body) => {
                         // SAFETY: the claim is ours.
                         unsafe { self.set_content(body.as_ptr().cast()) };
                         Some(body)
                     }
                     Err(payload) => {
-                        return claim.finish(Err(TaskError::panicked(self.name(), payload)));
+                        if OBSERVED {
+                            observe::polled(core, self);
+                        }
+                        return claim.panicked::<OBSERVED>(payload);
                     }
                 }
             }
@@ -654,22 +695,36 @@ impl SlotPtr {
                 })
             })
         };
+        // For a fresh one `start` has said so: making the body counts as a part of its first poll.
+        if OBSERVED && !fresh {
+            observe::poll(core, self);
+        }
         let polled = match hub {
             // SAFETY: the claim is ours.
             Some(hub) if !fresh => unsafe { hub.with_runtime(poll) },
             _ => poll(),
         };
+        if OBSERVED {
+            observe::polled(core, self);
+        }
         match polled {
-            Ok(Poll::Ready(outcome)) => claim.finish(outcome),
+            Ok(Poll::Ready(outcome)) => claim.finish::<OBSERVED>(outcome),
             Ok(Poll::Pending) => claim.release(&waker, fresh),
-            Err(payload) => claim.finish(Err(TaskError::panicked(self.name(), payload))),
+            Err(payload) => claim.panicked::<OBSERVED>(payload),
         }
     }
 
     /// Drops the body, for who moved the word to DROPPING, and S10.
-    pub(crate) fn drop_body_here(self) {
+    pub(crate) fn drop_body_here(self, core: CorePtr) {
+        if core.is_observed() {
+            observe::poll(core, self);
+        }
         // SAFETY: DROPPING is a claim, and ours.
         unsafe { self.drop_body_in_runtime() };
+        if core.is_observed() {
+            observe::polled(core, self);
+            observe::cancel(core, self);
+        }
         // ORDER: AcqRel (S10); Release: the body is gone before S1 starts another. And a read-modify-write: who joined
         // meanwhile stays counted.
         self.word.fetch_and(!(PHASE | CONTENDED), Ordering::AcqRel);
@@ -711,6 +766,9 @@ impl SlotPtr {
             counted: false,
         };
         write();
+        if core.is_observed() {
+            observe::primed(core, self);
+        }
         claim.publish(DONE);
     }
 
@@ -762,15 +820,29 @@ struct Claim {
 }
 
 impl Claim {
+    /// The body panicked, or the making of it.
+    #[cold]
+    #[inline(never)]
+    fn panicked<const OBSERVED: bool>(self, payload: Box<dyn Any + Send>) -> Poll<()> {
+        let error = TaskError::panicked(self.slot.name(), payload);
+        self.finish::<OBSERVED>(Err(error))
+    }
+
     /// The body ended: it is dropped, and the outcome is for everybody. (The value, if any, is in the slot.)
-    fn finish(self, outcome: Result<(), TaskError>) -> Poll<()> {
+    #[inline]
+    fn finish<const OBSERVED: bool>(self, outcome: Result<(), TaskError>) -> Poll<()> {
         let slot = self.slot;
         // A body that returned is gone (`TypedBody::poll`); one that panicked is there. A second panic adds nothing to the first.
         // SAFETY: the claim is ours.
         unsafe { slot.drop_body_in_runtime() };
         self.core.settle(slot);
         match outcome {
-            Ok(()) => self.publish(DONE),
+            Ok(()) => {
+                if OBSERVED {
+                    observe::finish(self.core, slot, None);
+                }
+                self.publish(DONE);
+            }
             Err(error) => return self.fail(error),
         }
         Poll::Ready(())
@@ -786,8 +858,12 @@ impl Claim {
             )
         {
             // The context's own cancellation is never an outcome: S6 and S10 in one, for the body is gone already.
+            let core = self.core;
             std::mem::forget(self);
             stack::contain(|| drop(error));
+            if core.is_observed() {
+                observe::cancel(core, slot);
+            }
             loop {
                 let w = slot.look();
                 if slot.change(w, (w.0 & !(PHASE | CONTENDED)) | CLOSED) {
@@ -795,6 +871,9 @@ impl Claim {
                     return Poll::Ready(());
                 }
             }
+        }
+        if self.core.is_observed() {
+            observe::finish(self.core, slot, Some(&error));
         }
         let transient = error.is_transient();
         // SAFETY: the claim is ours and the body is gone.
@@ -867,6 +946,6 @@ impl Drop for Claim {
             counted: self.counted,
         };
         let error = TaskError::panicked(self.slot.name(), Box::new("the engine unwound"));
-        let _ = claim.finish(Err(error));
+        let _ = claim.finish::<true>(Err(error));
     }
 }

@@ -97,7 +97,7 @@ impl Later {
     fn go(self) {
         match self {
             Later::Body(slot, context) => {
-                slot.drop_body_here();
+                slot.drop_body_here(context.core());
                 drop(context);
             }
             Later::Error(error) => contain(|| drop(error)),
@@ -323,9 +323,11 @@ struct Waiting {
 
 /// Drops the body of a slot whose claim for dropping is held, now or when the outermost drop of this thread ends.
 pub(crate) fn drop_body(slot: SlotPtr, core: CorePtr) {
-    nested_drop(slot, SlotPtr::drop_body_here, |slot| {
-        Later::Body(slot, core.strong())
-    });
+    nested_drop(
+        slot,
+        |slot| slot.drop_body_here(core),
+        |slot| Later::Body(slot, core.strong()),
+    );
 }
 
 /// Drops the error in a `TaskError`, which may hold another `TaskError`.

@@ -32,6 +32,7 @@ use std::task::{Context, Poll, RawWaker, RawWakerVTable, Wake, Waker};
 
 use event_listener::{Event, EventListener};
 
+use crate::observe;
 use crate::stack;
 use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::cell::UnsafeCell;
@@ -46,6 +47,8 @@ pub(crate) struct Hub {
     word: AtomicUsize,
     driver: WakerCell,
     waiters: Event,
+    /// What observers are to be told of the slot's run; made in a context that has any. (std's: no model has observers.)
+    cell: std::sync::atomic::AtomicPtr<observe::Cell>,
     /// The runtime in which the body was started, if any; owned by who holds the slot's claim.
     #[cfg(feature = "tokio")]
     runtime: UnsafeCell<Option<tokio::runtime::Handle>>,
@@ -63,6 +66,7 @@ impl Hub {
             word: AtomicUsize::new(0),
             driver: WakerCell::new(),
             waiters: Event::new(),
+            cell: std::sync::atomic::AtomicPtr::new(std::ptr::null_mut()),
             #[cfg(feature = "tokio")]
             runtime: UnsafeCell::new(None),
         }
@@ -92,6 +96,31 @@ impl Hub {
         }
         // SAFETY: a hub is never replaced and lives as long as its slot, which the caller borrows it from.
         unsafe { &*hub }
+    }
+
+    /// The observers' part, made by whoever needs it first.
+    pub(crate) fn cell(&self) -> &observe::Cell {
+        // ORDER: Acquire; pairs with the AcqRel below.
+        let mut cell = self.cell.load(Ordering::Acquire);
+        if cell.is_null() {
+            let new = Box::into_raw(Box::new(observe::Cell::new()));
+            // ORDER: AcqRel; Release publishes the new cell, Acquire (also on failure) reads another's.
+            match self.cell.compare_exchange(
+                std::ptr::null_mut(),
+                new,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => cell = new,
+                Err(theirs) => {
+                    // SAFETY: `new` came out of a box just now and nobody else has seen it.
+                    drop(unsafe { Box::from_raw(new) });
+                    cell = theirs;
+                }
+            }
+        }
+        // SAFETY: a cell is never replaced and goes with the hub.
+        unsafe { &*cell }
     }
 
     /// Gives the slot's reference back.
@@ -205,6 +234,16 @@ impl Hub {
             // SAFETY: the claim is exclusive.
             let old = unsafe { self.runtime.write(|r| std::mem::replace(r, handle)) };
             drop(old);
+        }
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        let cell = *self.cell.get_mut();
+        if !cell.is_null() {
+            // SAFETY: it came out of a box (`cell`), and this is its end.
+            drop(unsafe { Box::from_raw(cell) });
         }
     }
 }

@@ -193,7 +193,7 @@ impl Prepared {
         };
         // Counted now, so that the body knows that it is not the first who is there (`cycle::depth`). A context that was closed
         // already (a shutdown) is seen by the first poll.
-        let _ = call.enlist(caller);
+        let _ = call.enlist(caller, None);
         Driver {
             call,
             run: Some(run),

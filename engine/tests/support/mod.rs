@@ -311,6 +311,7 @@ macro_rules! counting_allocator {
             }
 
             /// Bytes allocated and not freed, by all threads.
+            #[allow(dead_code)]
             pub(crate) fn live_bytes() -> isize {
                 LIVE.load(Relaxed)
             }

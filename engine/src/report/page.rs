@@ -1,0 +1,35 @@
+//! The page for a browser: `page.html` with the data in it.
+
+use super::{Report, json};
+
+const PAGE: &str = include_str!("page.html");
+/// Where the data goes.
+const DATA: &str = "/*DATA*/null";
+/// Where the text for browsers without scripts goes.
+const TEXT: &str = "<!--TEXT-->";
+
+pub(super) fn html(report: &Report) -> String {
+    let (head, rest) = PAGE.split_once(TEXT).unwrap_or((PAGE, ""));
+    let (middle, tail) = rest.split_once(DATA).unwrap_or((rest, ""));
+    let mut out = String::with_capacity(PAGE.len() + 300 * report.runs.len() + 4096);
+    out.push_str(head);
+    escape(&mut out, &report.to_string());
+    out.push_str(middle);
+    out.push_str(&json::page_data(report));
+    out.push_str(tail);
+    out
+}
+
+/// Text of HTML.
+fn escape(out: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+}
