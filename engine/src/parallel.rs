@@ -192,14 +192,19 @@ impl Fan {
             return;
         }
         #[cfg(any(feature = "tokio", loom))]
-        if let State::Helped { group, .. } = &state {
+        let group = match &state {
+            State::Helped { group, .. } if !group.is_done() => Some(group),
+            _ => None,
+        };
+        #[cfg(any(feature = "tokio", loom))]
+        if let Some(group) = group {
             group.stop();
         }
         for call in &mut self.calls {
             call.leave(caller);
         }
         #[cfg(any(feature = "tokio", loom))]
-        if let State::Helped { group, .. } = &state {
+        if let Some(group) = group {
             group.dismiss();
         }
     }
@@ -580,10 +585,14 @@ mod helpers {
             if self.state.load(Ordering::Relaxed) & (STOPPED | BROKEN) != 0 {
                 return None;
             }
-            // ORDER: Relaxed; as above.
-            let at = self.next.fetch_add(1, Ordering::Relaxed);
             // The last one is the fan's own from the start.
-            (at + 1 < self.slots.len()).then_some(at)
+            let mine = |at: &usize| at + 1 < self.slots.len();
+            // ORDER: Relaxed; as above. Most fans have a helper for each slot, and nothing to take.
+            let at = self.next.load(Ordering::Relaxed);
+            // ORDER: Relaxed; as above.
+            mine(&at)
+                .then(|| self.next.fetch_add(1, Ordering::Relaxed))
+                .filter(mine)
         }
 
         fn finished(&self, slot: SlotPtr) {
@@ -608,6 +617,12 @@ mod helpers {
                     queue::push(queue::Item::Waker(waker));
                 }
             });
+        }
+
+        /// Every call was driven to its end, so every helper has ended or will without being told.
+        pub(super) fn is_done(&self) -> bool {
+            // ORDER: Relaxed; whoever counted down last does not look at the group again but for `take`, which finds nothing.
+            self.state.load(Ordering::Relaxed) == 0
         }
 
         /// Nobody waits for the group any more. Helpers end at their next look.
