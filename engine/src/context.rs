@@ -634,10 +634,13 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         });
         let context = Box::leak(Box::<CoreOf<S>>::new_uninit()).as_mut_ptr();
         // Part by part: the room is not written, and the core is written in its place and not copied there.
-        // SAFETY: it is the place for a core.
-        unsafe { (&raw mut (*context).core).write(Core::new(options, max_depth, Self::free)) };
-        // SAFETY: it is the place for a state.
-        unsafe { (&raw mut (*context).state).write(state) };
+        let core = context.cast::<Core>(); // the first field
+        // SAFETY: it is a place for a context, so this is one for a state.
+        let place = unsafe { &raw mut (*context).state };
+        // SAFETY: as above.
+        unsafe { core.write(Core::new(options, max_depth, Self::free)) };
+        // SAFETY: as above.
+        unsafe { place.write(state) };
         Self {
             // SAFETY: it came out of a box.
             core: CorePtr(unsafe { NonNull::new_unchecked(context.cast()) }),
