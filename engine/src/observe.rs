@@ -60,7 +60,7 @@ use crate::trace;
 /// # Cost
 /// In a context without observers, a hit costs nothing more and a run two tests of a byte. With any, a hit takes the way of a call that
 /// waits (some 320 instructions more), each run makes two small allocations more, and each poll of a body reads the clock twice: a
-/// request of 13 runs and 30 calls that wait for nothing takes about three times as long, and five times with a
+/// request of some ten runs that wait for nothing takes about three times as long, and five times with a
 /// [record](Builder::record), which is one or two microseconds a run. The events are built on the stack.
 ///
 /// # Examples
