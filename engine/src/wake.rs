@@ -137,7 +137,8 @@ impl Hub {
     /// Whether the body wants a poll.
     pub(crate) fn is_woken(&self) -> bool {
         // ORDER: Relaxed; whoever acts on it goes through H3, and whoever sleeps has registered in this word (H4, H5): he sees a wake that came
-        // before that, and one that comes after it sees him.
+        // before that, and one that comes after it sees him. A driver that registers again writes its cell only: there C1 (also where it
+        // fails, hence Acquire) orders it behind the wake that took its waker.
         self.word.load(Ordering::Relaxed) & WOKEN != 0
     }
 
