@@ -426,7 +426,10 @@ impl CorePtr {
     /// Puts a slot in that only the caller knows.
     #[cfg(any(feature = "shared", loom))]
     pub(crate) fn put_private(self, slot: SlotPtr) -> SlotPtr {
-        let new = New(slot);
+        self.link_private(New(slot))
+    }
+
+    fn link_private(self, new: New) -> SlotPtr {
         self.table.push_private(new.0);
         self.inserted(new)
     }
@@ -1013,8 +1016,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         let _ = task;
         let _ = meta::<S, F, In>(); // as in `run`
         let new = New::make::<S, F, In>(self.core, 0, In::from_key(input));
-        self.core.table.push_private(new.0);
-        RunFresh::new(self, self.core.inserted(new))
+        RunFresh::new(self, self.core.link_private(new))
     }
 
     /// Starts a run on the tokio runtime, or joins the one under way, and does not wait. It runs to its end while the context is open,
