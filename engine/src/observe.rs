@@ -484,6 +484,8 @@ pub(crate) struct Cell {
     running: AtomicBool,
     /// Who is to be called its starter when somebody else starts it for them.
     origin: Mutex<Option<Origin>>,
+    /// The run was started for whom that was.
+    promised: AtomicBool,
     /// Its outcome was told. Never cleared: a run that ends so is the slot's last.
     finished: AtomicBool,
     #[cfg(feature = "tracing")]
@@ -518,6 +520,7 @@ impl Cell {
             outer_ns: AtomicU64::new(0),
             running: AtomicBool::new(false),
             origin: Mutex::new(None),
+            promised: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             #[cfg(feature = "tracing")]
             spans: Mutex::default(),
@@ -622,6 +625,20 @@ pub(crate) fn running_for(core: CorePtr, slot: SlotPtr) -> Option<Duration> {
     Some(core.watch()?.now().saturating_sub(started))
 }
 
+/// The run of a slot that is under way, and for how long its body was polled so far, in the polls that are over.
+pub(crate) fn ran_so_far(slot: SlotPtr) -> Option<(RunId, Duration)> {
+    let cell = cell(slot);
+    // ORDER: Relaxed, here and below; see `Cell`.
+    let id = cell
+        .running
+        .load(Ordering::Relaxed)
+        .then(|| run_id(slot))??;
+    Some((
+        id,
+        Duration::from_nanos(cell.ran_ns.load(Ordering::Relaxed)),
+    ))
+}
+
 /// A call leaves the starting of an empty slot to others: `body` is who is to be named.
 #[cold]
 pub(crate) fn promise(core: CorePtr, slot: SlotPtr, body: Option<SlotPtr>) {
@@ -655,14 +672,16 @@ pub(crate) fn start(core: CorePtr, slot: SlotPtr, parent: Option<SlotPtr>, direc
     let cell = cell(slot);
     // Who promised was first, whoever starts it.
     let origin = cell.take_origin();
-    let starter_id = id_of(parent);
-    let parent_id = origin.as_ref().map_or(starter_id, |origin| origin.parent);
+    let parent_id = origin
+        .as_ref()
+        .map_or_else(|| id_of(parent), |origin| origin.parent);
     let at = watch.now();
     // ORDER: Relaxed, here and below; under the claim, see `Cell`.
     cell.parent.store(parent_id, Ordering::Relaxed);
     cell.started_ns.store(nanos(at), Ordering::Relaxed);
     cell.ran_ns.store(0, Ordering::Relaxed);
     cell.id.store(watch.next_id(), Ordering::Relaxed);
+    cell.promised.store(origin.is_some(), Ordering::Relaxed);
     cell.running.store(true, Ordering::Relaxed);
     let Some(run) = cell.info(slot) else { return };
     let shown = watch.input(slot);
@@ -670,8 +689,9 @@ pub(crate) fn start(core: CorePtr, slot: SlotPtr, parent: Option<SlotPtr>, direc
     #[cfg(feature = "tracing")]
     if watch.tracing == Some(true) {
         stack::contain(|| {
-            let span = match origin.and_then(|origin| origin.span) {
-                Some(parent) => trace::span_of(&run, input, trace::Parent::Span(&parent)),
+            let promised_in = origin.and_then(|origin| origin.span);
+            let span = match &promised_in {
+                Some(parent) => trace::span_of(&run, input, trace::Parent::Span(parent)),
                 None if direct => trace::span_of(&run, input, trace::Parent::Current),
                 None => match parent.and_then(|parent| self::cell(parent).span()) {
                     Some(parent) => trace::span_of(&run, input, trace::Parent::Span(&parent)),
@@ -684,8 +704,11 @@ pub(crate) fn start(core: CorePtr, slot: SlotPtr, parent: Option<SlotPtr>, direc
             for joined in cell.set_span(&span) {
                 trace::follows(&joined, &span);
             }
-            if direct && parent_id != starter_id {
-                trace::follows(&trace::current(), &span);
+            if let (true, Some(promised_in)) = (direct, promised_in) {
+                let caller = trace::current();
+                if caller.id() != promised_in.id() {
+                    trace::follows(&caller, &span);
+                }
             }
         });
     }
@@ -695,13 +718,16 @@ pub(crate) fn start(core: CorePtr, slot: SlotPtr, parent: Option<SlotPtr>, direc
     poll(core, slot);
 }
 
-/// A call has started a run: as its starter, or, if somebody else had promised to, as one who waits since then.
+/// A call has started a run: as its starter, or, if somebody else had promised to, as one who waits: since it joined him, or since now.
 #[cold]
-pub(crate) fn drove(slot: SlotPtr, body: Option<SlotPtr>) -> Since {
+pub(crate) fn drove(slot: SlotPtr, since: Since) -> Since {
     let cell = cell(slot);
     // ORDER: Relaxed, here and below; written by this thread, or of a later run, and then this call's own is over.
-    if cell.parent.load(Ordering::Relaxed) == id_of(body) {
+    if since == Since::STARTER || !cell.promised.load(Ordering::Relaxed) {
         return Since::NEVER;
+    }
+    if since != Since::NEVER {
+        return since;
     }
     Since::new(Duration::from_nanos(
         cell.started_ns.load(Ordering::Relaxed),
@@ -838,8 +864,8 @@ impl Since {
     pub(crate) const NEVER: Self = Self([0; 5]);
     /// It is to be named as who started the run, though others will start it for it.
     const STARTER: Self = Self([255, 255, 255, 255, 254]);
-    /// What came of the call was told.
-    const TOLD: Self = Self([255; 5]);
+    /// What came of the call was told, or is not the call's to tell.
+    pub(crate) const TOLD: Self = Self([255; 5]);
 
     fn new(now: Duration) -> Self {
         let steps = (nanos(now) / STEP_NS).clamp(1, (1 << 39) - 1);

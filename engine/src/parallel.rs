@@ -514,6 +514,7 @@ mod helpers {
 
     use super::{Caller, RawRun, SlotPtr, TaskError};
     use crate::context::{CorePtr, Strong};
+    use crate::observe::{self, Since};
     use crate::slot::Attempt;
     use crate::stack;
     use crate::sync::Arc;
@@ -808,8 +809,11 @@ mod helpers {
         if call.slot().look().is_terminal() {
             return Ok(None);
         }
+        let since = call.take_since();
         Ok(Some(Spawned {
             call,
+            since,
+            origin,
             context: core.strong(),
         }))
     }
@@ -817,6 +821,9 @@ mod helpers {
     /// A caller that nobody awaits.
     pub(crate) struct Spawned {
         call: RawRun,
+        /// What observers are to be told of the call, which does not know on whose behalf it waits.
+        since: Since,
+        origin: Option<SlotPtr>,
         context: Strong,
     }
 
@@ -827,6 +834,14 @@ mod helpers {
                 body: None,
             }
         }
+
+        /// For observers: the call is over.
+        fn over(&mut self) {
+            let (core, slot) = (self.context.core(), self.call.slot());
+            if slot.look().is_observed() && !self.call.is_starter() {
+                observe::over(core, slot, self.origin, &mut self.since);
+            }
+        }
     }
 
     impl Future for Spawned {
@@ -834,12 +849,17 @@ mod helpers {
 
         fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
             let caller = self.caller();
-            self.call.poll(caller, cx).map(drop)
+            let polled = self.call.poll(caller, cx).map(drop);
+            if polled.is_ready() {
+                self.over();
+            }
+            polled
         }
     }
 
     impl Drop for Spawned {
         fn drop(&mut self) {
+            self.over();
             // CANCEL: an ordinary leave; others go on with the same run.
             let caller = self.caller();
             self.call.leave(caller);

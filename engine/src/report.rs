@@ -12,7 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::context::Ctx;
-use crate::observe::{Cancel, Finish, How, Join, Observer, Outcome, RunId, RunInfo, Start};
+use crate::observe::{self, Cancel, Finish, How, Join, Observer, Outcome, RunId, RunInfo, Start};
+use crate::slot::SlotPtr;
 
 mod graph;
 mod json;
@@ -74,7 +75,7 @@ pub struct RunReport {
     pub started: Duration,
     /// When it ended, if it has.
     pub ended: Option<Duration>,
-    /// How long its body was polled, without the polls of other bodies inside of those. Told when it has ended.
+    /// How long its body was polled, without the polls of other bodies inside of those. Of a run under way: in the polls that are over.
     pub ran: Duration,
     /// How it ended.
     pub outcome: Outcome,
@@ -274,7 +275,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     /// May be called at any time, also from a task. Runs under way are in it without an end.
     ///
     /// # Cost
-    /// A copy of the record, which waits meanwhile.
+    /// A copy of the record, which waits meanwhile; and a look at each slot if a run is under way.
     ///
     /// # Examples
     /// ```
@@ -295,7 +296,11 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     pub fn report(&self) -> Report {
         match self.core().watch() {
             Some(watch) => match watch.recorder() {
-                Some(recorder) => recorder.report(watch.now()),
+                Some(recorder) => {
+                    let mut report = recorder.report(watch.now());
+                    report.add_what_ran_so_far(|f| self.core().each_slot(f));
+                    report
+                }
                 None => Report::empty(watch.now()),
             },
             None => Report::empty(Duration::ZERO),
@@ -304,6 +309,23 @@ impl<S: Send + Sync + 'static> Ctx<S> {
 }
 
 impl Report {
+    /// Of the runs under way the record knows the start only.
+    fn add_what_ran_so_far(&mut self, each_slot: impl FnOnce(&mut dyn FnMut(SlotPtr))) {
+        if self.runs.iter().all(|run| run.ended.is_some()) {
+            return;
+        }
+        each_slot(&mut |slot| {
+            if let Some((id, ran)) = observe::ran_so_far(slot)
+                && let Ok(at) = self.runs.binary_search_by_key(&id, |run| run.id)
+                // It may have ended since the record was copied, or started.
+                && self.runs[at].ended.is_none()
+            {
+                let run = &mut self.runs[at];
+                run.ran = ran.min(self.at.saturating_sub(run.started));
+            }
+        });
+    }
+
     fn empty(at: Duration) -> Self {
         Self {
             runs: Vec::new(),

@@ -114,6 +114,18 @@ impl RawRun {
         self.since = observe::joined(core, self.slot, body, promised);
     }
 
+    /// For observers: what they are told of this call is somebody else's to tell from now on.
+    #[cfg(any(feature = "tokio", loom))]
+    pub(crate) fn take_since(&mut self) -> Since {
+        std::mem::replace(&mut self.since, Since::TOLD)
+    }
+
+    /// For observers: this call has started the run, and nobody had promised to.
+    #[cfg(any(feature = "tokio", loom))]
+    pub(crate) fn is_starter(&self) -> bool {
+        self.started && self.since == Since::NEVER
+    }
+
     /// For observers: the call is over.
     #[cold]
     fn over(&mut self, caller: Caller) {
@@ -326,7 +338,7 @@ impl RawRun {
         };
         *drove = !any_hop_ended;
         if starts && w.is_observed() {
-            self.since = observe::drove(slot, caller.body);
+            self.since = observe::drove(slot, self.since);
         }
         Ok(())
     }

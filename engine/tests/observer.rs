@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
-use support::{CountingWaker, Gate, both_runtimes, everywhere, now, poll_once, poll_with, watched};
+use support::{
+    CountingWaker, Gate, both_runtimes, everywhere, now, poll_once, poll_with, until, watched,
+};
 use watershed::observe::{Cancel, Finish, How, Join, Observer, Outcome, RunId, Start};
 use watershed::{Ctx, TaskError, TaskErrorKind};
 
@@ -393,6 +395,82 @@ fn parallel_calls_that_are_there_or_under_way_are_told_as_hits_and_joins() {
             .collect();
         assert_eq!(shared, [("double", How::Hit), ("gated", How::Waited)]);
     });
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn a_call_of_a_run_that_somebody_else_has_promised_is_told_as_a_join() {
+    async fn spawns_and_calls(ctx: Ctx<App>, n: u64) -> Result<u64, TaskError> {
+        ctx.spawn(double, n)?;
+        Ok(*ctx.run(double, n).await?)
+    }
+    fn join(told: &[Told]) -> Option<Told> {
+        let mut joins = told.iter().filter(|told| matches!(told, Told::Join(..)));
+        let join = joins.next().cloned();
+        assert!(join.is_none() || joins.next().is_none(), "{told:?}");
+        join
+    }
+    // Whether the call or the runtime comes first must not show.
+    both_runtimes(|| async {
+        let (log, ctx) = logged();
+        ctx.spawn(double, 1).unwrap();
+        ctx.run(double, 1).await.unwrap();
+        let told = log.take();
+        let run = id(&told, "double");
+        assert_eq!(told[0], Told::Start(run, "double", None, 0));
+        let Some(Told::Join(Some(joined), _, None, _)) = join(&told) else {
+            panic!("{told:?}");
+        };
+        assert_eq!(joined, run);
+
+        ctx.run(spawns_and_calls, 2).await.unwrap();
+        let told = log.take();
+        let (body, run) = (id(&told, "spawns_and_calls"), id(&told, "double"));
+        assert!(told.contains(&Told::Start(run, "double", Some(body), 1)));
+        let Some(Told::Join(Some(joined), _, Some(caller), _)) = join(&told) else {
+            panic!("{told:?}");
+        };
+        assert_eq!((joined, caller), (run, body));
+
+        // Who promised and starts it himself shares nothing.
+        use watershed::Task;
+        ctx.parallel((double.with(3), double.with(4)))
+            .await
+            .unwrap();
+        assert_eq!(join(&log.take()), None);
+    });
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn a_spawned_call_that_joins_is_told_with_the_body_that_spawned_it() {
+    async fn spawns(ctx: Ctx<App>, n: u64) -> Result<u64, TaskError> {
+        ctx.spawn(gated, n)?;
+        Ok(n)
+    }
+    for leave in [false, true] {
+        both_runtimes(move || async move {
+            let (log, ctx) = logged();
+            let mut first = ctx.run(gated, 1);
+            assert!(poll_once(&mut first).is_pending());
+            ctx.run(spawns, 1).await.unwrap();
+            let (run, spawns, how) = {
+                let told = log.0.lock().unwrap();
+                let how = if leave { How::Left } else { How::Waited };
+                (id(&told, "gated"), id(&told, "spawns"), how)
+            };
+            if leave {
+                ctx.cancel();
+                assert!(first.await.is_err());
+            } else {
+                ctx.state().gate.open();
+                first.await.unwrap();
+            }
+            let expected = Told::Join(Some(run), "gated", Some(spawns), how);
+            until(|| log.count(|told| matches!(told, Told::Join(..))) == 1).await;
+            assert_eq!(log.count(|told| *told == expected), 1, "{:?}", log.take());
+        });
+    }
 }
 
 #[test]

@@ -3,9 +3,9 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use support::{Gate, both_runtimes, now, poll_once};
+use support::{Gate, both_runtimes, everywhere, now, poll_once};
 use watershed::observe::Outcome;
 use watershed::report::{Report, RunReport};
 use watershed::{Ctx, TaskError, TaskErrorKind};
@@ -149,6 +149,36 @@ fn who_joined_is_there_with_its_wait() {
         );
         assert!(call.at >= waits.started && call.at + call.longest <= waits.ended.unwrap());
         assert_eq!(call.waited, call.longest);
+    });
+}
+
+#[test]
+fn a_run_under_way_says_how_long_it_was_polled_so_far() {
+    async fn works(ctx: Ctx<App>, n: u64) -> Result<u64, TaskError> {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(2) {}
+        ctx.state().gate.passed().await;
+        Ok(n)
+    }
+    async fn waits(ctx: Ctx<App>, n: u64) -> Result<u64, TaskError> {
+        Ok(*ctx.run(works, n).await?)
+    }
+    everywhere(|| async {
+        let ctx = recorded();
+        let mut call = ctx.run(waits, 1);
+        assert!(poll_once(&mut call).is_pending());
+        let so_far = ctx.report();
+        let (inner, outer) = (run(&so_far, "works"), run(&so_far, "waits"));
+        assert_eq!((inner.outcome, inner.ended), (Outcome::Running, None));
+        assert!(inner.ran >= Duration::from_millis(2), "{inner:?}");
+        // The time of the body inside of it is not its own.
+        assert!(outer.ran > Duration::ZERO && outer.ran < inner.ran);
+        // A copy: it does not change, and the next one goes on from there.
+        ctx.state().gate.open();
+        call.await.unwrap();
+        let whole = ctx.report();
+        assert!(run(&whole, "works").ran >= inner.ran);
+        assert!(so_far.tasks().iter().any(|task| task.ran == inner.ran));
     });
 }
 

@@ -267,6 +267,38 @@ fn a_call_that_joins_before_the_run_has_started_is_linked_when_it_does() {
 }
 
 #[test]
+fn a_call_that_drives_what_another_has_promised_follows_from_the_run_and_has_joined() {
+    let (capture, dispatch) = Capture::new();
+    let app = App::default();
+    app.gate.open();
+    let _in_force = tracing::dispatcher::set_default(&dispatch);
+    crate::support::current_thread().block_on(async {
+        let ctx = Ctx::new(app.clone());
+        info_span!("first").in_scope(|| ctx.spawn(gated, 1).unwrap());
+        // The runtime has not polled it, so the body is polled here.
+        let second = info_span!("second");
+        assert!(
+            second
+                .in_scope(|| poll_once(&mut ctx.run(gated, 1)))
+                .is_ready()
+        );
+    });
+    let seen = capture.seen();
+    let (gated, span) = seen.run("gated");
+    assert_eq!(span.parent, Some(seen.own("first")));
+    let second = seen.own("second");
+    assert_eq!(seen.spans[second].follows, [gated]);
+    let told: Vec<_> = seen
+        .events
+        .iter()
+        .filter(|told| told.target == "watershed")
+        .map(|told| told.span)
+        .collect();
+    assert_eq!(told, [Some(second)]);
+    balanced(&seen);
+}
+
+#[test]
 fn spawned_and_parallel_runs_are_below_the_span_that_wanted_them() {
     async fn fans(ctx: Ctx<App>, n: u64) -> Result<u64, TaskError> {
         ctx.spawn(leaf, 100)?;
