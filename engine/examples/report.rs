@@ -4,11 +4,12 @@
 //! cargo run --example report                           # the waterfall
 //! cargo run --example report -- html 50 > report.html  # a page of some 50 runs, for a browser
 //! cargo run --example report -- trace > trace.json     # for https://ui.perfetto.dev
-//! cargo run --example report -- mermaid                # or dot, waits
+//! cargo run --example report -- mermaid                # or dot, waits; policy: what a server sends with the page
 //! ```
 
 use std::time::Duration;
 
+use watershed::report::Report;
 use watershed::{Ctx, Task, TaskError};
 
 /// What the shop would ask its database: a pause that depends on the question.
@@ -116,6 +117,7 @@ async fn main() -> Result<(), TaskError> {
         "html" => print!("{}", report.to_html()),
         "trace" => print!("{}", report.to_chrome_trace()),
         "mermaid" => print!("{}", report.to_mermaid()),
+        "policy" => println!("{}", Report::CONTENT_SECURITY_POLICY),
         "dot" => print!("{}", report.to_dot()),
         _ => print!("{report}"),
     }

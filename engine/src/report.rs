@@ -167,6 +167,12 @@ impl RunReport {
 }
 
 impl Report {
+    /// A value for the header `content-security-policy` of a response with [`to_html`](Self::to_html): the page's own script and styles, by their
+    /// hashes, and nothing else. Scripts and styles are the same in every report of one version of this crate.
+    ///
+    /// A policy that is set for the whole server must let them through as well: browsers obey both.
+    pub const CONTENT_SECURITY_POLICY: &'static str = page::POLICY;
+
     /// The run with this number.
     pub fn run(&self, id: RunId) -> Option<&RunReport> {
         let at = self.runs.binary_search_by_key(&id, |run| run.id).ok()?;
@@ -224,11 +230,29 @@ impl Report {
 
     /// One page, complete in itself, that shows the waterfall, the graph and the tasks: for a debug route of a server.
     ///
-    /// It loads nothing, from nowhere. (It has a script and styles of its own inside: a content security policy must allow those on that
-    /// route.) It follows the browser's choice of light and dark. What it shows is escaped, so inputs may hold anything.
+    /// It loads nothing, from nowhere. It has a script and styles of its own inside, so serve it with
+    /// [`CONTENT_SECURITY_POLICY`](Self::CONTENT_SECURITY_POLICY), which allows those and nothing else. It follows the browser's choice of light
+    /// and dark. What it shows is escaped, so inputs may hold anything.
     ///
     /// # Cost
     /// Some 100 bytes for each run and 36 kB.
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::Ctx;
+    /// use watershed::report::Report;
+    /// async fn user(_: Ctx<()>, id: u64) -> Result<u64, String> { Ok(id) }
+    ///
+    /// let ctx = Ctx::builder(()).record(true).build();
+    /// ctx.run(user, 7).wait().unwrap();
+    /// let headers = [
+    ///     ("content-type", "text/html; charset=utf-8"),
+    ///     ("content-security-policy", Report::CONTENT_SECURITY_POLICY),
+    /// ];
+    /// let body = ctx.report().to_html();
+    /// assert!(body.starts_with("<!doctype html>"));
+    /// # let _ = headers;
+    /// ```
     pub fn to_html(&self) -> String {
         page::html(self)
     }

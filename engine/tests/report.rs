@@ -477,3 +477,63 @@ fn the_page_loads_nothing_and_holds_every_run() {
     assert_eq!(page_data(&html)["runs"].as_array().unwrap().len(), 2_000);
     assert!(html.len() < 60_000 + 2_000 * 300, "{} bytes", html.len());
 }
+
+/// Standard Base64.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let bits = chunk
+            .iter()
+            .chain(&[0; 3][chunk.len()..])
+            .fold(0, |bits, byte| bits << 8 | usize::from(*byte));
+        for at in 0..4 {
+            let digit = char::from(DIGITS[bits >> (18 - 6 * at) & 63]);
+            text.push(if at > chunk.len() { '=' } else { digit });
+        }
+    }
+    text
+}
+
+/// What stands between two tags, of which there must be one pair each.
+fn inside<'h>(html: &'h str, open: &str, close: &str) -> &'h str {
+    let (_, rest) = html.split_once(open).unwrap();
+    assert!(!rest.contains(open), "one {open}");
+    rest.split_once(close).unwrap().0
+}
+
+#[test]
+fn the_policy_of_the_page_allows_its_script_and_styles_and_nothing_else() {
+    use sha2::{Digest, Sha256};
+    assert_eq!(
+        [base64(b"M"), base64(b"Ma"), base64(b"Man")],
+        ["TQ==", "TWE=", "TWFu"]
+    );
+    let source = |text: &str| format!("'sha256-{}'", base64(&Sha256::digest(text)));
+    // Whatever is in the report.
+    let ctx = Ctx::builder(App::default())
+        .record(true)
+        .record_input(hostile::shown)
+        .build();
+    now(ctx.run(hostile::shown, hostile::Text(HOSTILE))).unwrap();
+    now(ctx.run(diamond, 1)).unwrap();
+    for html in [recorded().report().to_html(), ctx.report().to_html()] {
+        let policy = format!(
+            "default-src 'none'; script-src {}; style-src {}; base-uri 'none'; form-action 'none'",
+            source(inside(&html, "<script>", "</script>")),
+            source(inside(&html, "<style>", "</style>")),
+        );
+        assert_eq!(Report::CONTENT_SECURITY_POLICY, policy);
+        // A policy by hashes lets no attribute with styles or code through.
+        for attribute in ["style=", "onclick=", "onload=", "onerror="] {
+            let tags = html
+                .split('<')
+                .filter(|tag| !tag.starts_with("script") && !tag.starts_with("pre"));
+            assert!(
+                tags.filter_map(|tag| tag.split('>').next())
+                    .all(|tag| !tag.contains(attribute)),
+                "{attribute}"
+            );
+        }
+    }
+}

@@ -3,6 +3,9 @@
 use super::{Report, json};
 
 const PAGE: &str = include_str!("page.html");
+/// The hashes are those of the page's one style sheet and its one script that runs; the data is a script that does not, and needs none. A test
+/// computes them, and says what they are when the page has changed.
+pub(super) const POLICY: &str = "default-src 'none'; script-src 'sha256-FyReP+F3nJbi68yHjCAwJuIk+qyckNovPgruR68OT7U='; style-src 'sha256-0zhxnXgsOBH1pRw80o9I1minkodvsz/t/FFW5IJu9U0='; base-uri 'none'; form-action 'none'";
 /// Where the data goes.
 const DATA: &str = "/*DATA*/null";
 /// Where the text for browsers without scripts goes.
