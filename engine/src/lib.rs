@@ -2,9 +2,23 @@
 #![cfg(not(all(loom, doctest)))]
 //! Any async fn is a task that runs **at most once per context and input**, however often, from wherever and in whatever order it is called.
 //!
+//! ```
+//! # use watershed::{Ctx, TaskError};
+//! # struct App; struct User { name: String }
+//! # async fn query(id: u64) -> Result<User, std::io::Error> { Ok(User { name: format!("user {id}") }) }
+//! async fn user(_: Ctx<App>, id: u64) -> Result<User, std::io::Error> { query(id).await }
+//!
+//! # futures::executor::block_on(async {
+//! let ctx = Ctx::new(App);                                // one per request
+//! let who = ctx.run(user, 42).await?;                     // &User, from wherever it is asked for
+//! let who = ctx.run(user, 42).await?;                     // already there: no query, no allocation, no lock
+//! # assert_eq!(who.name, "user 42");
+//! # Ok::<(), TaskError>(()) }).unwrap();
+//! ```
+//!
 //! A context ([`Ctx`]) is one unit of work, such as a web request. The first call of a task runs it; calls that come meanwhile share that run;
-//! later ones take the value that is there, by reference, in a few nanoseconds. So a check such as "is this user subscribed?" may stand in every
-//! function that needs it.
+//! later ones take the value that is there, by reference. So a check such as "is this user subscribed?" may stand in every
+//! function that needs it. Tasks call each other:
 //!
 #![cfg_attr(feature = "tokio", doc = "```")]
 #![cfg_attr(not(feature = "tokio"), doc = "```ignore")]
@@ -30,6 +44,13 @@
 //! # let _ = (a, b);
 //! # Ok::<(), TaskError>(()) }).unwrap();
 //! ```
+//!
+//! # The guide
+//! [`getting_started`](guide::getting_started) takes ten minutes. Then [`thinking_in_tasks`](guide::thinking_in_tasks),
+//! [`errors_and_retries`](guide::errors_and_retries), [`cancellation_and_deadlines`](guide::cancellation_and_deadlines),
+//! [`parallel_or_concurrent`](guide::parallel_or_concurrent), [`testing`](guide::testing), [`observing`](guide::observing),
+//! [`second_tier`](guide::second_tier), [`servers`](guide::servers), and [`migrating`](guide::migrating) from cells, moka, a DataLoader or River. When rustc
+//! objects: [`compile_errors`](guide::compile_errors). What cannot be had: [`limits`](guide::limits).
 //!
 //! # What it promises
 //! * **One run.** Same task, equal input, same context: one run, and every caller gets the same `&T` or the same error.

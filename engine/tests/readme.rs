@@ -53,11 +53,22 @@ fn the_commands_of_the_readme_exist() {
         .flat_map(|(_, body)| body)
         .map(|line| line.split(" #").next().unwrap_or(line).trim())
         .collect();
-    assert_eq!(
-        commands,
-        ["cargo run --release --example storefront", "cargo test"]
-    );
-    at_root("engine/examples/storefront/main.rs");
+    let (runs, rest): (Vec<_>, Vec<_>) = commands
+        .into_iter()
+        .partition(|line| line.starts_with("cargo run "));
+    assert_eq!(rest, ["cargo test"]);
+    assert!(runs.len() >= 3, "{runs:?}");
+    let job = at_root(".ci/example");
+    for run in runs {
+        let (_, example) = run.split_once("--example ").expect("an example");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+        let paths = [format!("{example}.rs"), format!("{example}/main.rs")];
+        assert!(paths.iter().any(|path| root.join(path).exists()), "{run}");
+        assert!(
+            job.contains(&format!("--example {example}")),
+            "not run by .ci/example: {run}"
+        );
+    }
 }
 
 #[test]
