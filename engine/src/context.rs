@@ -788,7 +788,18 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         Self::make(state, None, MAX_DEPTH)
     }
 
-    /// Makes a context with a deadline, a cancellation token, or stand-ins for tasks.
+    /// Makes a context with a deadline, a cancellation token, stand-ins for tasks, or somebody who watches it.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    /// use watershed::Ctx;
+    /// async fn user(_: Ctx<()>, id: u64) -> Result<u64, String> { Ok(id) }
+    ///
+    /// let ctx = Ctx::builder(()).deadline(Duration::from_secs(2)).record(true).build();
+    /// ctx.run(user, 7).wait().unwrap();
+    /// assert_eq!(ctx.report().runs.len(), 1);
+    /// ```
     pub fn builder(state: S) -> Builder<S> {
         Builder {
             state,
@@ -857,7 +868,17 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         }
     }
 
-    /// The state that the context was made with.
+    /// The state that the context was made with. Tasks read it; for what changes in it, use what may be shared (atomics, locks).
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::Ctx;
+    /// async fn greeting(ctx: Ctx<String>, name: String) -> Result<String, std::io::Error> {
+    ///     Ok(format!("{}, {name}!", ctx.state()))
+    /// }
+    /// let ctx = Ctx::new("Hello".to_owned());
+    /// assert_eq!(ctx.run(greeting, "Ada").wait().unwrap(), "Hello, Ada!");
+    /// ```
     #[inline]
     pub fn state(&self) -> &S {
         // SAFETY: the context was made with a state of this type, and this handle keeps it (or the tier that has it).
@@ -1020,13 +1041,20 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     }
 
     /// Starts a run on the tokio runtime, or joins the one under way, and does not wait. It runs to its end while the context is open,
-    /// whoever else comes and goes.
+    /// whoever else comes and goes. How it ends is seen by those who call the task.
+    ///
+    /// # Concurrency
+    /// As [`run`](Ctx::run). The run counts as wanted from this call on, before the runtime has polled it.
     ///
     /// # Errors
     /// * [`NoRuntime`](TaskErrorKind::NoRuntime): there is no tokio runtime on this thread.
     /// * [`Cancelled`](TaskErrorKind::Cancelled), [`DeadlineExceeded`](TaskErrorKind::DeadlineExceeded): the context is closed.
     ///
-    /// How the run ends is seen by those who call the task.
+    /// # Panics
+    /// As [`run`](Ctx::run).
+    ///
+    /// # Cost
+    /// As [`run`](Ctx::run), and a task of the runtime.
     ///
     /// # Examples
     /// ```
@@ -1063,6 +1091,12 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     /// # Errors
     /// The first error comes at once, and the other calls are dropped: a run that nobody else wants is dropped, and nothing of it is kept.
     /// [`NoRuntime`](TaskErrorKind::NoRuntime) if more than one call has to run and there is no tokio runtime on this thread.
+    ///
+    /// # Panics
+    /// As [`run`](Ctx::run), for any of the inputs.
+    ///
+    /// # Cost
+    /// As [`run`](Ctx::run) for each call, and a task of the runtime for each one that has to run, but the last.
     ///
     /// # Examples
     /// ```
@@ -1178,6 +1212,11 @@ impl<S: Send + Sync + 'static> Ctx<S> {
 
     /// What is there for this input now: the value, the error, or nothing. Runs nothing and waits for nothing.
     ///
+    /// Not an edge between tasks: two may look at each other's values.
+    ///
+    /// # Panics
+    /// If `Hash` or `Eq` of the input panics in the look-up; nothing is changed then.
+    ///
     /// # Examples
     /// ```
     /// use watershed::Ctx;
@@ -1211,6 +1250,12 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     /// Borrows taken before stay valid: the old value stays in memory until the context ends. A run under way finishes for its own
     /// callers and does not touch the newer one.
     ///
+    /// # Panics
+    /// If `Hash` or `Eq` of the input panics in the look-up; nothing is changed then.
+    ///
+    /// # Cost
+    /// What is forgotten stays in memory until the context ends.
+    ///
     /// # Examples
     /// ```
     /// use watershed::Ctx;
@@ -1243,6 +1288,9 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     ///
     /// # Errors
     /// Gives the value back if there is one already, an error, or a run under way, or if the context is closed.
+    ///
+    /// # Panics
+    /// If `Hash` or `Eq` of the input panics in the look-up; nothing is changed then.
     ///
     /// # Examples
     /// ```
@@ -1307,11 +1355,40 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     /// Closes the context: calls that wait, and later calls that would have to run or wait, return
     /// [`Cancelled`](TaskErrorKind::Cancelled). Bodies are dropped before this returns, one that is being polled when its poll returns (and, if several
     /// threads close the context at once or this is itself inside of a drop, when the last of them returns). Values that are there are still given.
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::{Ctx, TaskErrorKind};
+    /// async fn double(_: Ctx<()>, n: u64) -> Result<u64, String> { Ok(n * 2) }
+    ///
+    /// let ctx = Ctx::new(());
+    /// ctx.run(double, 1).wait().unwrap();
+    /// ctx.cancel();
+    /// assert_eq!(ctx.run(double, 1).wait().unwrap(), &2);
+    /// assert_eq!(ctx.run(double, 2).wait().unwrap_err().kind(), TaskErrorKind::Cancelled);
+    /// ```
     pub fn cancel(&self) {
         self.core.close(Reason::Cancelled);
     }
 
-    /// Whether the context is closed: cancelled, past its deadline, or without a handle of its owner.
+    /// Whether the context is closed: cancelled, past its deadline, or without a handle of its owner. For bodies that compute long without
+    /// awaiting anything.
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::Ctx;
+    /// async fn sum(ctx: Ctx<()>, list: Vec<u64>) -> Result<u64, String> {
+    ///     let mut sum = 0;
+    ///     for n in list {
+    ///         if ctx.is_cancelled() {
+    ///             return Err("nobody wants it any more".into());
+    ///         }
+    ///         sum += n;
+    ///     }
+    ///     Ok(sum)
+    /// }
+    /// assert_eq!(Ctx::new(()).run(sum, vec![1, 2]).wait().unwrap(), &3);
+    /// ```
     pub fn is_cancelled(&self) -> bool {
         if self.core.linked {
             self.core.check_links();
@@ -1326,6 +1403,17 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     ///
     /// # Cancel safety
     /// May be dropped at any time.
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::Ctx;
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let ctx = Ctx::new(());
+    /// let (waits, ()) = (ctx.cancelled(), ctx.cancel());
+    /// waits.await;
+    /// assert!(ctx.is_cancelled());
+    /// # });
+    /// ```
     pub fn cancelled(&self) -> Cancelled<'_, S> {
         Cancelled {
             ctx: self,
@@ -1388,6 +1476,9 @@ impl<S> fmt::Debug for Ctx<S> {
 }
 
 /// Waits until a context is closed. Made by [`Ctx::cancelled`].
+///
+/// # Cancel safety
+/// May be dropped at any time.
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct Cancelled<'a, S> {
     ctx: &'a Ctx<S>,
@@ -1428,7 +1519,7 @@ impl<S> fmt::Debug for Cancelled<'_, S> {
     }
 }
 
-/// Makes a context with more than a state. Made by [`Ctx::builder`].
+/// Makes a context with more than a state. Made by [`Ctx::builder`], where there is an example.
 #[must_use = "`build` makes the context"]
 pub struct Builder<S> {
     state: S,
@@ -1461,7 +1552,24 @@ impl<S: Send + Sync + 'static> Builder<S> {
         self
     }
 
-    /// Closes the context when the token is cancelled. The first call that must wait needs a tokio runtime.
+    /// Closes the context when the token is cancelled: one token may end all requests of a server that shuts down.
+    ///
+    /// A call that must wait needs a tokio runtime, or it returns [`NoRuntime`](TaskErrorKind::NoRuntime). The token is not cancelled by the
+    /// end of the context.
+    ///
+    /// # Examples
+    /// ```
+    /// use tokio_util::sync::CancellationToken;
+    /// use watershed::{Ctx, TaskErrorKind};
+    /// async fn never(_: Ctx<()>, _: ()) -> Result<(), String> { std::future::pending().await }
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let server = CancellationToken::new();
+    /// let ctx = Ctx::builder(()).cancellation(server.clone()).build();
+    /// let (end, _) = tokio::join!(ctx.run(never, ()), async { server.cancel() });
+    /// assert_eq!(end.unwrap_err().kind(), TaskErrorKind::Cancelled);
+    /// # });
+    /// ```
     #[cfg(feature = "tokio")]
     pub fn cancellation(mut self, token: tokio_util::sync::CancellationToken) -> Self {
         self.options.links.set_token(token);
@@ -1470,12 +1578,22 @@ impl<S: Send + Sync + 'static> Builder<S> {
 
     /// How deep tasks may start one another; deeper calls return [`TooDeep`](TaskErrorKind::TooDeep). 200,000 unless set; a run that nobody's body
     /// started has depth 0, and zero allows nothing below it.
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::{Ctx, TaskError, TaskErrorKind};
+    /// async fn leaf(_: Ctx<()>, n: u64) -> Result<u64, TaskError> { Ok(n) }
+    /// async fn page(ctx: Ctx<()>, n: u64) -> Result<u64, TaskError> { Ok(*ctx.run(leaf, n).await?) }
+    ///
+    /// let ctx = Ctx::builder(()).max_depth(0).build();
+    /// assert_eq!(ctx.run(page, 1).wait().unwrap_err().kind(), TaskErrorKind::TooDeep);
+    /// ```
     pub fn max_depth(mut self, tasks: usize) -> Self {
         self.max_depth = tasks;
         self
     }
 
-    /// Puts `fake` in the place of a task in this context: for tests. It may capture; the types are the task's.
+    /// Puts `fake` in the place of a task in this context: for tests. It may capture; the types are the task's. The last one of a task holds.
     ///
     /// # Examples
     /// ```
@@ -1485,6 +1603,8 @@ impl<S: Send + Sync + 'static> Builder<S> {
     /// let fixed = 1.25;
     /// let ctx = Ctx::builder(()).replace(rate, move |_, _| async move { Ok(fixed) }).build();
     /// assert_eq!(ctx.run(rate, 978).wait().unwrap(), &1.25);
+    /// # let twice = Ctx::builder(()).replace(rate, |_, _| async { Ok(1.0) }).replace(rate, |_, _| async { Ok(2.0) }).build();
+    /// # assert_eq!(twice.run(rate, 978).wait().unwrap(), &2.0);
     /// ```
     pub fn replace<F, In, Fake, Fut>(mut self, task: F, fake: Fake) -> Self
     where

@@ -16,7 +16,8 @@ use crate::sync::Arc;
 /// A boxed error, as every task's error type can become one.
 pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
 
-/// What went wrong with a call, in one word. More kinds may come.
+/// What went wrong with a call, in one word. More kinds may come. [`guide::errors_and_retries`](crate::guide::errors_and_retries) maps them to
+/// answers of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TaskErrorKind {
@@ -147,6 +148,16 @@ impl TaskError {
     ///
     /// With the feature `anyhow`, also what an `anyhow::Error` holds. Some error types hide their cause
     /// when they are boxed; what they do not show through `source` cannot be found.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::io;
+    /// use watershed::TaskError;
+    ///
+    /// let error = TaskError::new(io::Error::from(io::ErrorKind::TimedOut));
+    /// assert_eq!(error.downcast_ref::<io::Error>().unwrap().kind(), io::ErrorKind::TimedOut);
+    /// assert!(error.downcast_ref::<std::fmt::Error>().is_none());
+    /// ```
     pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
         let mut next = self.source();
         while let Some(error) = next {

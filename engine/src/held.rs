@@ -85,6 +85,18 @@ impl Drop for Keeper {
 /// Cloning counts a reference. Made by [`Run::held`](crate::Run::held), it keeps the memory of the context it came from (every value of
 /// it), but does not keep the context open: bodies are dropped when the last [`Ctx`](crate::Ctx) of the user goes, whoever holds a
 /// value. Made by [`Shared::run`](crate::Shared::run), it keeps this value and nothing else.
+///
+/// # Examples
+/// ```
+/// use watershed::{Ctx, Held, TaskError};
+/// async fn names(_: Ctx<()>, n: u64) -> Result<Vec<String>, TaskError> { Ok((0..n).map(|n| n.to_string()).collect()) }
+///
+/// let held: Held<Vec<String>> = Ctx::new(()).run(names, 3).held().wait()?;     // the context is gone
+/// assert_eq!(held.join(", "), "0, 1, 2");                                      // a `Vec<String>`, by `Deref`
+/// let other = std::thread::spawn({ let held = held.clone(); move || held.len() });
+/// assert_eq!(other.join().unwrap(), 3);
+/// # Ok::<(), TaskError>(())
+/// ```
 pub struct Held<T: 'static> {
     /// Behind the handle's memory; see `new`.
     value: NonNull<T>,

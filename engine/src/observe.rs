@@ -306,7 +306,7 @@ impl<S: Send + Sync + 'static> Builder<S> {
     /// Tells `observer` of the runs and calls of this context; see [`Observer`]. May be called several times: they are told in that order.
     ///
     /// # Cost
-    /// See [`Observer`].
+    /// See [`Observer`], which has an example too.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.options.watch.observers.push(Box::new(observer));
         self
@@ -316,6 +316,16 @@ impl<S: Send + Sync + 'static> Builder<S> {
     ///
     /// # Cost
     /// As an [`Observer`], and a lock and some 150 bytes for each run. The record is bounded: see [`Report`](crate::report::Report).
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::Ctx;
+    /// async fn user(_: Ctx<()>, id: u64) -> Result<u64, String> { Ok(id) }
+    /// let ctx = Ctx::builder(()).record(true).build();
+    /// ctx.run(user, 7).wait().unwrap();
+    /// println!("{}", ctx.report());
+    /// # assert!(ctx.report().to_string().contains("user"));
+    /// ```
     pub fn record(mut self, record: bool) -> Self {
         self.options.watch.recorder = record.then(Recorder::default);
         self

@@ -212,7 +212,7 @@ impl Fan {
 
 /// A call of any task, for lists of different ones. Made by [`Call::boxed`]; run by [`Ctx::run_all`].
 ///
-/// Cloning counts a reference. It belongs to no context, so a router may keep it.
+/// Cloning counts a reference. It belongs to no context, so a router may keep it; [`Ctx::run_all`] has an example.
 pub struct BoxedCall<S> {
     make: Arc<MakeSlot<S>>,
     task: fn() -> &'static str,
@@ -275,7 +275,7 @@ macro_rules! wait {
     };
 }
 
-/// A list of calls that run together. Made by [`Ctx::run_all`].
+/// A list of calls that run together: a future of `Result<(), TaskError>`. Made by [`Ctx::run_all`], where there is an example.
 ///
 /// # Cancel safety
 /// Dropped, it leaves all its calls; see [`Run`](crate::Run).
@@ -360,7 +360,7 @@ mod typed {
         }
     }
 
-    /// Up to twelve calls in parallel: a future of a tuple of references. Made by [`Ctx::parallel`].
+    /// Up to twelve calls in parallel: a future of a tuple of references. Made by [`Ctx::parallel`], where there is an example.
     ///
     /// # Cancel safety
     /// Dropped, it leaves all its calls; see [`Run`](crate::Run).

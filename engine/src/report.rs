@@ -180,6 +180,21 @@ impl Report {
     }
 
     /// The runs added up by task, those that took the longest first.
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::{Ctx, TaskError};
+    /// async fn user(_: Ctx<()>, id: u64) -> Result<u64, String> { Ok(id) }
+    /// async fn page(ctx: Ctx<()>, id: u64) -> Result<u64, TaskError> {
+    ///     Ok(ctx.run(user, id).await? + ctx.run(user, id).await? + ctx.run(user, id + 1).await?)
+    /// }
+    ///
+    /// let ctx = Ctx::builder(()).record(true).build();
+    /// ctx.run(page, 1).wait().unwrap();
+    /// let tasks = ctx.report().tasks();
+    /// let user = tasks.iter().find(|task| task.name() == "user").unwrap();
+    /// assert_eq!((user.runs, user.hits, user.failed), (2, 1, 0));
+    /// ```
     pub fn tasks(&self) -> Vec<TaskReport> {
         let mut at = HashMap::new();
         let mut tasks: Vec<TaskReport> = Vec::new();
@@ -216,7 +231,7 @@ impl Report {
         graph::mermaid(self)
     }
 
-    /// A graph of who called whom, by task, in the language of Graphviz: `dot -Tsvg`.
+    /// A graph of who called whom, by task, in the language of Graphviz: `dot -Tsvg`. As [`to_mermaid`](Self::to_mermaid) otherwise.
     pub fn to_dot(&self) -> String {
         graph::dot(self)
     }

@@ -93,7 +93,7 @@ pub struct Shared<G> {
 
 /// How long outcomes of a task are kept. What is `None` is as the tier's own ([`SharedBuilder`]), and that is as said here.
 ///
-/// More may be added: write `Policy { ttl: .., ..Policy::default() }`.
+/// More may be added: write `Policy { ttl: .., ..Policy::default() }`, as in the example of [`SharedBuilder::policy`].
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Policy {
     /// How long a value is given after its run has ended; then it never is. Zero: for ever. Unless set: zero.
@@ -146,7 +146,7 @@ pub struct DroppedRun {
 }
 
 impl<G: Send + Sync + 'static> Shared<G> {
-    /// A tier that keeps everything for ever. [`builder`](Shared::builder) makes one that does not.
+    /// A tier that keeps every value for ever, and no failure. [`builder`](Shared::builder) makes one that does not.
     pub fn new(state: G) -> Self {
         Self::builder(state).build()
     }
@@ -349,6 +349,16 @@ impl<G: Send + Sync + 'static> Shared<G> {
     }
 
     /// How many entries have an outcome; those that have expired count until they are found to be.
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::{Ctx, Shared};
+    /// async fn double(_: Ctx<()>, n: u64) -> Result<u64, String> { Ok(n * 2) }
+    ///
+    /// let shared = Shared::new(());
+    /// shared.prime(double, 1, 2).unwrap();
+    /// assert_eq!((shared.len(), shared.is_empty()), (1, false));
+    /// ```
     pub fn len(&self) -> usize {
         self.tier.len()
     }
@@ -358,7 +368,23 @@ impl<G: Send + Sync + 'static> Shared<G> {
         self.len() == 0
     }
 
-    /// Numbers of the tier.
+    /// Numbers of the tier, for metrics.
+    ///
+    /// # Cost
+    /// A lock for the number of runs under way, and some loads.
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::{Ctx, Shared, TaskError};
+    /// async fn down(_: Ctx<()>, _: ()) -> Result<(), TaskError> { Err(TaskError::new("down")) }
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let shared = Shared::new(());
+    /// assert!(shared.run(down, ()).await.is_err());
+    /// let stats = shared.stats();
+    /// assert_eq!((stats.started, stats.failed, stats.entries, stats.running), (1, 1, 0, 0));
+    /// # });
+    /// ```
     pub fn stats(&self) -> Stats {
         self.tier.stats()
     }
@@ -427,7 +453,7 @@ impl<G> fmt::Debug for Shared<G> {
     }
 }
 
-/// Makes a [`Shared`]. Made by [`Shared::builder`].
+/// Makes a [`Shared`]. Made by [`Shared::builder`]; [`guide::second_tier`](crate::guide::second_tier) says which setting is for what.
 #[must_use = "`build` makes the tier"]
 pub struct SharedBuilder<G> {
     state: G,
@@ -467,6 +493,21 @@ impl<G: Send + Sync + 'static> SharedBuilder<G> {
 
     /// How many entries are kept at most, of all tasks together; for more, others go. Zero: nothing is kept, and runs are only shared. Unless set
     /// there is no bound.
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::{Ctx, Shared};
+    /// async fn double(_: Ctx<()>, n: u64) -> Result<u64, String> { Ok(n * 2) }
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let shared = Shared::builder(()).max_entries(10).build();
+    /// for n in 0..100 {
+    ///     shared.run(double, n).await?;
+    /// }
+    /// assert!(shared.len() <= 10);
+    /// assert!(shared.stats().evicted >= 90);
+    /// # Ok::<(), watershed::TaskError>(()) }).unwrap();
+    /// ```
     pub fn max_entries(mut self, entries: usize) -> Self {
         self.settings.max_entries = entries;
         self

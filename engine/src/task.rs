@@ -44,6 +44,28 @@ mod sealed {
 /// * `In`: `Eq + Hash + Clone + Send + Sync + 'static`. One input; use a tuple or a struct for more.
 /// * `T`: `Send + Sync + 'static`. It lives in the context, and callers get `&T`.
 /// * `E`: whatever becomes a boxed error: any error type, `anyhow::Error`, `String`, or [`TaskError`](crate::TaskError).
+///
+/// # Examples
+/// ```
+/// use watershed::{Ctx, TaskError};
+///
+/// // A free function, generic over the state.
+/// async fn double<S: Send + Sync + 'static>(_: Ctx<S>, n: u64) -> Result<u64, String> { Ok(n * 2) }
+///
+/// // A function of a type.
+/// struct Math;
+/// impl Math {
+///     async fn sum(ctx: Ctx<()>, (a, b): (u64, u64)) -> Result<u64, TaskError> {
+///         Ok(ctx.run(double, a).await? + ctx.run(double, b).await?)
+///     }
+/// }
+/// let ctx = Ctx::new(());
+/// assert_eq!(ctx.run(Math::sum, (1, 2)).wait().unwrap(), &6);
+///
+/// // A closure that captures nothing.
+/// let half = |_: Ctx<()>, n: u64| async move { Ok::<_, String>(n / 2) };
+/// assert_eq!(ctx.run(half, 8).wait().unwrap(), &4);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a task that `Ctx<{S}>` can run",
     label = "not an `async fn(Ctx<{S}>, {In}) -> Result<_, _>`",
@@ -108,7 +130,7 @@ where
     }
 }
 
-/// A task bound to an input, not started. Made by [`Task::with`].
+/// A task bound to an input, not started. Made by [`Task::with`], where there is an example.
 pub struct Call<S, F, In, K = In> {
     pub(crate) task: F,
     pub(crate) input: K,
