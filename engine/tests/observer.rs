@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
-use support::{
-    CountingWaker, Gate, both_runtimes, everywhere, now, poll_once, poll_with, until, watched,
-};
+use support::{CountingWaker, Gate, everywhere, now, poll_once, poll_with, watched};
+#[cfg(feature = "tokio")]
+use support::{both_runtimes, until};
 use watershed::observe::{Cancel, Finish, How, Join, Observer, Outcome, RunId, Start};
 use watershed::{Ctx, TaskError, TaskErrorKind};
 
