@@ -814,6 +814,8 @@ pub(crate) fn cancel(core: CorePtr, slot: SlotPtr) {
     let Some((run, elapsed, ran)) = cell.over(slot, at) else {
         return;
     };
+    // One that came too late for this run is not for the next.
+    stack::contain(|| drop(cell.take_origin()));
     let cancel = Cancel {
         run,
         at,
@@ -926,7 +928,7 @@ pub(crate) fn over(core: CorePtr, slot: SlotPtr, body: Option<SlotPtr>, since: &
     if since == Since::STARTER {
         if word.is_empty() {
             // A promise that is not kept.
-            cell(slot).take_origin();
+            stack::contain(|| drop(cell(slot).take_origin()));
         }
         return;
     }
