@@ -1,4 +1,4 @@
-//! The guide: pages that belong to no single item. Documentation only, there is no code here.
+//! The guide: where to start, how things are done, what rustc says. Pages that belong to no single item; there is no code here.
 //!
 //! * [`getting_started`]: a server in which nothing is fetched twice for one request, in five steps.
 //! * [`thinking_in_tasks`]: what makes a good task, what is input and what is state, what is no task.

@@ -9,9 +9,9 @@
 //! async fn user(_: Ctx<App>, id: u64) -> Result<User, std::io::Error> { query(id).await }
 //!
 //! # futures::executor::block_on(async {
-//! let ctx = Ctx::new(App);                                // one per request
-//! let who = ctx.run(user, 42).await?;                     // &User, from wherever it is asked for
-//! let who = ctx.run(user, 42).await?;                     // already there: no query, no allocation, no lock
+//! let ctx = Ctx::new(App);               // one per request
+//! let who = ctx.run(user, 42).await?;    // &User, from wherever it is asked for
+//! let who = ctx.run(user, 42).await?;    // already there: no query, no allocation, no lock
 //! # assert_eq!(who.name, "user 42");
 //! # Ok::<(), TaskError>(()) }).unwrap();
 //! ```
@@ -27,19 +27,19 @@
 //!
 //! async fn user(ctx: Ctx<App>, id: u64) -> Result<User, std::io::Error> {
 //!     # let _ = (ctx, id);
-//!     Ok(User { name: "Ada".into() })                     // a query, in earnest
+//!     Ok(User { name: "Ada".into() })        // a query, in earnest
 //! }
 //! async fn greeting(ctx: Ctx<App>, id: u64) -> Result<String, TaskError> {
-//!     let who = ctx.run(user, id).await?;                 // &User, shared with everyone in this context
+//!     let who = ctx.run(user, id).await?;    // &User, shared with everyone in this context
 //!     Ok(format!("Hello, {}", who.name))
 //! }
 //!
 //! # tokio::runtime::Builder::new_multi_thread().build().unwrap().block_on(async {
-//! let ctx = Ctx::new(App);                                // one per request
-//! let hello = ctx.run(greeting, 42).await?;               // runs greeting and user
-//! let who = ctx.run(user, 42).await?;                     // already there: no allocation, no lock
-//! let (a, b) = tokio::try_join!(ctx.run(user, 1), ctx.run(user, 2))?;             // concurrent
-//! let (a, b) = ctx.parallel((user.with(3), greeting.with(3))).await?;             // on all cores
+//! let ctx = Ctx::new(App);
+//! let hello = ctx.run(greeting, 42).await?;                              // runs greeting and user
+//! let who = ctx.run(user, 42).await?;                                    // already there
+//! let (a, b) = tokio::try_join!(ctx.run(user, 1), ctx.run(user, 2))?;    // concurrent
+//! let (a, b) = ctx.parallel((user.with(3), greeting.with(3))).await?;    // on all cores
 //! # assert_eq!((hello.as_str(), who.name.as_str()), ("Hello, Ada", "Ada"));
 //! # let _ = (a, b);
 //! # Ok::<(), TaskError>(()) }).unwrap();

@@ -384,6 +384,23 @@ impl<S: Send + Sync + 'static> Builder<S> {
     ///
     /// # Cost
     /// Where the subscriber wants no spans, one look at it for each context. Otherwise as an [`Observer`], and what the subscriber does.
+    ///
+    /// # Examples
+    /// ```
+    /// use tracing::Span;
+    /// use watershed::Ctx;
+    ///
+    /// async fn in_a_span(_: Ctx<()>, _: ()) -> Result<bool, String> {
+    ///     Ok(Span::current().metadata().is_some_and(|span| span.target() == "watershed"))
+    /// }
+    ///
+    /// tracing::subscriber::with_default(tracing_subscriber::registry(), || {
+    ///     let ctx = Ctx::new(());                                   // nothing to be set
+    ///     assert_eq!(ctx.run(in_a_span, ()).wait().unwrap(), &true);
+    ///     let ctx = Ctx::builder(()).tracing(false).build();        // not this one
+    ///     assert_eq!(ctx.run(in_a_span, ()).wait().unwrap(), &false);
+    /// });
+    /// ```
     pub fn tracing(mut self, spans: bool) -> Self {
         self.options.watch.tracing = Some(spans);
         self
