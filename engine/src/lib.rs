@@ -51,6 +51,7 @@
 //! * `anyhow`: finds the cause inside an `anyhow::Error` that a task returns.
 //! * `serde`: `Serialize` for [`Held`].
 //! * `tracing`: a span for each run; see `Builder::tracing`.
+//! * `http`: a context for each request of a tower service; see `watershed::http`. `axum`: that, and [`Ctx`] as an extractor.
 //!
 //! # Seeing what happened
 //! [`Ctx::waits`] says who waits for whom now, in every context. [`Builder::record`] keeps a record, and [`Ctx::report`] shows it: as a waterfall, a graph, a
@@ -64,6 +65,8 @@ mod cycle;
 mod error;
 pub mod guide;
 mod held;
+#[cfg(feature = "http")]
+pub mod http;
 mod links;
 pub mod observe;
 mod parallel;
