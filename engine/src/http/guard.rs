@@ -43,10 +43,10 @@ impl<S> Guard<S> {
         &self.settings
     }
 
-    /// There is a response.
-    pub(super) fn responded(&mut self, status: StatusCode) {
+    /// There is a response; nothing is to be sent of an `empty` one.
+    pub(super) fn responded(&mut self, status: StatusCode, empty: bool) {
         self.end.status = Some(status);
-        self.end.complete = self.headless;
+        self.end.complete = empty || self.headless;
     }
 
     /// The last of the body was given out.

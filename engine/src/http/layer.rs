@@ -13,6 +13,7 @@ use std::time::Duration;
 use ::http::HeaderName;
 use ::http::request::Parts;
 use ::http::{Method, Request, Response, StatusCode};
+use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -291,6 +292,7 @@ impl<Inner: Clone, S> Clone for ContextService<Inner, S> {
 impl<Inner, S, ReqBody, ResBody> Service<Request<ReqBody>> for ContextService<Inner, S>
 where
     Inner: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ResBody: Body,
     S: Send + Sync + 'static,
 {
     type Response = Response<ContextBody<ResBody, S>>;
@@ -328,6 +330,7 @@ pin_project! {
 impl<F, S, B, E> Future for ContextFuture<F, S>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
 {
     type Output = Result<Response<ContextBody<B, S>>, E>;
 
@@ -338,7 +341,7 @@ where
         let mut guard = this.guard.take().expect("polled after it was ready");
         let mut response = response?;
         guard.settings().decide(&mut response);
-        guard.responded(response.status());
+        guard.responded(response.status(), response.body().is_end_stream());
         Poll::Ready(Ok(response.map(|body| ContextBody::new(body, guard))))
     }
 }
