@@ -92,7 +92,7 @@ async fn statuses(
         let (found, text) = read(response).await;
         assert_eq!((found.as_u16(), &*text), (status, body), "{path}");
         // Of errors nothing is left over either.
-        while app.next().await != Event::Freed {}
+        app.until_freed().await;
     }
 }
 

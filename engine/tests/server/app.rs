@@ -76,6 +76,15 @@ impl App {
         std::iter::from_fn(|| events.0.try_recv().ok()).collect()
     }
 
+    /// What comes until a context is freed.
+    pub(crate) async fn until_freed(&self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while events.last() != Some(&Event::Freed) {
+            events.push(self.next().await);
+        }
+        events
+    }
+
     /// The next events must be these.
     pub(crate) async fn expect<const N: usize>(&self, expected: [Event; N]) {
         for event in expected {

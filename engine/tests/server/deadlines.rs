@@ -17,7 +17,7 @@ async fn ask(app: &App, server: Server, version: Version, value: &str) -> u16 {
     let response = server.connect(version).await.send(request).await.unwrap();
     let (status, text) = read(response).await;
     assert_eq!(text, "");
-    while app.next().await != Event::Freed {}
+    app.until_freed().await;
     status.as_u16()
 }
 

@@ -15,5 +15,3 @@ mod client;
 mod contexts;
 mod deadlines;
 mod endings;
-#[cfg(feature = "tracing")]
-mod spans;

@@ -88,7 +88,7 @@ fn runs_of_a_request_are_below_its_span_wherever_they_run() {
         let routes = Router::new().route("/all", get(handler));
         let server = Server::of(traced(&app, routes)).await;
         assert_eq!(server.get(version, "/all").await.1, "1");
-        while app.next().await != Event::Freed {}
+        app.until_freed().await;
 
         let seen = capture.seen();
         let request = request(&seen, "/all");
@@ -211,13 +211,13 @@ fn no_run_is_under_the_span_of_a_request_that_is_over() {
         let server = Server::of(traced(&app, routes)).await;
         // One that is answered, and one whose client goes while the body is sent.
         assert_eq!(server.get(version, "/leaves").await.1, "1");
-        while app.next().await != Event::Freed {}
+        app.until_freed().await;
         let mut client = server.connect(version).await;
         let mut body = client.get("/streams").await.unwrap().into_body();
         assert_eq!(piece(&mut body).await, "first");
         app.expect([Event::Started("gated")]).await;
         client.hang_up();
-        while app.next().await != Event::Freed {}
+        app.until_freed().await;
 
         let over = |seen: &Seen| {
             let spans = ["/leaves", "/streams"].map(|path| &seen.spans[request(seen, path)]);
