@@ -61,7 +61,7 @@
 //!
 //! # The layer's place
 //! * A layer holds for the routes that were added before it, and for no route that comes after. A handler without a layer around it is answered with 500; see
-//!   `MissingContext`.
+//!   `MissingContext`. (`Router::layer` also makes contexts for what is not found, `Router::route_layer` does not.)
 //! * A context is looked up by the type of its state, so unlike everything else here, asking for another type than the layer makes is seen
 //!   at run time: `Ctx<Wrong>` is answered with 500, too. Two layers of different types give two contexts; of two of the same type the inner one holds.
 //! * Spans: put the layer that makes a span for each request (`tower_http::trace::TraceLayer`) outside of this one, `.layer(ContextLayer..).layer(TraceLayer..)`,

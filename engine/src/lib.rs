@@ -51,7 +51,8 @@
 //! * `anyhow`: finds the cause inside an `anyhow::Error` that a task returns.
 //! * `serde`: `Serialize` for [`Held`].
 //! * `tracing`: a span for each run; see `Builder::tracing`.
-//! * `http`: a context for each request of a tower service; see `watershed::http`. `axum`: that, and [`Ctx`] as an extractor.
+//! * `axum`: a context for each request, made by a layer; [`Ctx`] as an extractor, errors as responses. `http`: the layer alone, for any tower service. See
+//!   `watershed::http`.
 //!
 //! # Seeing what happened
 //! [`Ctx::waits`] says who waits for whom now, in every context. [`Builder::record`] keeps a record, and [`Ctx::report`] shows it: as a waterfall, a graph, a

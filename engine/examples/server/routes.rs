@@ -130,8 +130,8 @@ pub(crate) fn routes(app: &App) -> Router {
         .route("/", get(home))
         .route("/product/{id}", get(product))
         .route("/orders", get(bought))
-        .layer(contexts)
-        // No context for this one: it comes after the layer.
+        // For these routes, and not for what is not found. No context for the next one either: it comes after the layer.
+        .route_layer(contexts)
         .route("/trace/{request}", get(trace))
         .with_state(app.clone())
         .layer(from_fn_with_state(app.clone(), named))

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::support::{multi_thread, watched};
@@ -44,6 +45,26 @@ impl Server {
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, routes).await });
         Server(address)
+    }
+
+    /// One that stops when told to, and a task that ends when it has.
+    pub(crate) async fn that_stops(
+        routes: Router,
+    ) -> (Server, oneshot::Sender<()>, JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopping) = oneshot::channel();
+        let serving = tokio::spawn(async move {
+            let stopping = async { drop(stopping.await) };
+            let serving = axum::serve(listener, routes).with_graceful_shutdown(stopping);
+            serving.await.unwrap();
+        });
+        (Server(address), stop, serving)
+    }
+
+    /// Whether it takes connections.
+    pub(crate) async fn is_open(self) -> bool {
+        TcpStream::connect(self.0).await.is_ok()
     }
 
     pub(crate) async fn connect(self, version: Version) -> Client {

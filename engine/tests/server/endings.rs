@@ -150,6 +150,42 @@ fn a_client_that_goes_while_a_body_is_streamed_takes_its_tasks_along() {
 }
 
 #[test]
+fn a_server_that_stops_lets_contexts_end_with_their_responses() {
+    over_both(|version| async move {
+        let app = App::new();
+        let waits = |ctx: Ctx<Req>| async move {
+            let n = ctx.run(gated, 4).await?;
+            Ok::<_, TaskError>(n.to_string())
+        };
+        let routes = streamed().route("/waits", get(waits)).layer(app.layer());
+        let (server, stop, serving) = Server::that_stops(routes).await;
+        // One has no answer yet, one is in the middle of its body.
+        let mut first = server.connect(version).await;
+        let handler = first.spawn("/waits").await;
+        app.expect([Event::Started("gated")]).await;
+        let mut second = server.connect(version).await;
+        let mut body = second.get("/2").await.unwrap().into_body();
+        assert_eq!(piece(&mut body).await, "first ");
+        app.expect([Event::Started("gated")]).await;
+
+        stop.send(()).unwrap();
+        // It has heard of it when it takes no one else.
+        while server.is_open().await {}
+        assert!(!serving.is_finished());
+        assert_eq!(app.rest().await, []);
+        app.gate.open();
+        assert_eq!(read(handler.await.unwrap().unwrap()).await.1, "8");
+        assert_eq!(piece(&mut body).await, "2 ");
+        serving.await.unwrap();
+        let events = app.rest().await;
+        let over = events
+            .iter()
+            .filter(|event| **event == Event::Over(OK, true));
+        assert_eq!(over.count(), 2, "{events:?}");
+    });
+}
+
+#[test]
 fn a_handler_that_panics_ends_its_context_and_the_server_goes_on() {
     over_both(|version| async move {
         let app = App::new();
