@@ -59,6 +59,17 @@
 //! handle, by a layer with [`linger`](ContextLayer::linger) on that route: then `tokio::spawn` with a clone of the [`Ctx`](crate::Ctx) goes on, with
 //! everything the context has. (That is also for WebSockets: the response of an upgrade is over when the talk begins.)
 //!
+//! # What goes along with a request's work, and what does not
+//! | | the deadline | task-locals of outer layers | its span (feature `tracing`) is below |
+//! |---|---|---|---|
+//! | a run that the handler calls | holds | seen, as far as the handler is who drives it | the request's span, or the run's that called it |
+//! | a run in the body of the response | holds | not seen: bodies are sent outside of the layers | the request's span, if the layer that made it also covers the body (`TraceLayer` does) |
+//! | a run that is spawned, or one of `parallel` | holds | not seen | as if the caller had run it |
+//! | a call that joins a run | holds for both | those of whoever drives the run, poll by poll | the caller's span follows from the run's |
+//! | a run of the second tier | does not hold; who waits for it is told | never seen | nothing: it belongs to no request, and goes on when that is over |
+//!
+//! So put what a task needs into its input, or into the state: those go everywhere.
+//!
 //! # The layer's place
 //! * A layer holds for the routes that were added before it, and for no route that comes after. A handler without a layer around it is answered with 500; see
 //!   `MissingContext`. (`Router::layer` also makes contexts for what is not found, `Router::route_layer` does not.)
@@ -68,7 +79,7 @@
 //!   and the spans of runs are below the request's; see `Builder::tracing`.
 //!
 //! # Without axum
-//! [`ContextLayer`] works with any tower service whose request is an [`http::Request`](::http::Request). The context is in the request's extensions:
+//! [`ContextLayer`] works with any tower service whose request is an [`http::Request`]. The context is in the request's extensions:
 //! ```
 //! # use watershed::{Ctx, http::ContextLayer};
 //! # fn handle(request: http::Request<()>) -> Option<u64> {

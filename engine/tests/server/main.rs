@@ -6,12 +6,9 @@ mod support;
 
 mod answers;
 mod app;
-#[cfg(feature = "tracing")]
-#[path = "../tracing/capture.rs"]
-#[allow(dead_code)]
-mod capture;
 mod carried;
 mod client;
 mod contexts;
 mod deadlines;
 mod endings;
+mod plain;
