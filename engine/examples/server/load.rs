@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::{Shutdown, SocketAddr};
 use std::path::Path;
-use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,26 +21,33 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
+use watershed::TaskError;
 
+use crate::catalogue::listed;
 use crate::db::{Db, Dice, PRODUCTS, USERS};
 use crate::heap::live_bytes;
 use crate::routes::App;
 use crate::terminal::{bold, dim, say};
+use crate::traces::KEPT;
 
 type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// A request that takes longer hangs.
 const HUNG: Duration = Duration::from_secs(30);
 
-/// What may differ of the bytes: what the process keeps for later of its own accord (epochs, threads, standard output), some of it by chance.
-const SLACK: isize = 64 << 10;
+/// What may differ of the bytes when a server is gone: what the process keeps for later of its own accord (epochs, threads, standard output).
+const SLACK: isize = 32 << 10;
+
+/// What may differ of the bytes of a server at rest: lists that it goes on with are longer after more clients at once.
+const SLACK_AT_REST: isize = 64 << 10;
 
 /// The whole show; `true` if nothing was left and nothing hung.
 pub(crate) fn show(db: &Path, seconds: u64, clients: usize) -> Result<bool, Box<dyn Error>> {
-    // Whatever is made once in a process is made by now.
-    round(db, Duration::from_millis(500), clients)?;
+    let (short, long) = (Duration::from_millis(500), Duration::from_secs(seconds));
+    // Whatever is made once in a process is made by the first server.
+    round(db, short, short, clients)?;
     let before = live_bytes();
-    let done = round(db, Duration::from_secs(seconds), clients)?;
+    let done = round(db, Duration::from_secs(1), long, clients)?;
     let left = live_bytes() - before - done.bytes();
 
     let Round { asked, .. } = &done;
@@ -74,8 +80,10 @@ pub(crate) fn show(db: &Path, seconds: u64, clients: usize) -> Result<bool, Box<
         done.contexts_left
     );
     say!(
-        "  bytes            {} kB at most, {left} more than before when all was over",
-        done.most_bytes / 1000
+        "  bytes            {} kB at most; at rest {} kB, {} more than before; {left} more when the server was gone",
+        done.most_bytes / 1000,
+        done.at_rest[1] / 1000,
+        done.grown(),
     );
     say!(
         "{}",
@@ -113,7 +121,12 @@ pub(crate) fn show(db: &Path, seconds: u64, clients: usize) -> Result<bool, Box<
             "no run of the second tier had to be dropped",
             done.dropped_runs == 0,
         ),
-        ("no bytes are left", left.abs() <= SLACK),
+        ("it kept as many reports as it may", done.reports == KEPT),
+        (
+            "a server at rest is as large as before",
+            done.grown() <= SLACK_AT_REST,
+        ),
+        ("no bytes are left when it is gone", left.abs() <= SLACK),
     ];
     for (claim, holds) in checks {
         say!("  {}  {claim}", if holds { "ok    " } else { "FAILED" });
@@ -131,6 +144,9 @@ struct Round {
     most_contexts: usize,
     most_bytes: isize,
     contexts_left: usize,
+    reports: usize,
+    /// The bytes of the server before the load and after, with no request under way.
+    at_rest: [isize; 2],
     stopped_in_time: bool,
     dropped_runs: usize,
 }
@@ -138,11 +154,21 @@ struct Round {
 impl Round {
     /// What this itself takes.
     fn bytes(&self) -> isize {
-        (self.asked.micros.capacity() * size_of::<u32>()) as isize
+        self.asked.bytes()
+    }
+
+    fn grown(&self) -> isize {
+        self.at_rest[1] - self.at_rest[0] - self.bytes()
     }
 }
 
-fn round(db: &Path, time: Duration, clients: usize) -> Result<Round, Box<dyn Error>> {
+/// Starts a server, warms it, puts it under load and stops it.
+fn round(
+    db: &Path,
+    warm: Duration,
+    time: Duration,
+    clients: usize,
+) -> Result<Round, Box<dyn Error>> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -153,22 +179,24 @@ fn round(db: &Path, time: Duration, clients: usize) -> Result<Round, Box<dyn Err
     let (stop, stopped) = watch::channel(false);
     let server = app.clone();
     let serving = runtime.spawn(async move { crate::serve(listener, &server, stopped).await });
-    let most = runtime.spawn(watch_most(app.clone(), stop.subscribe()));
 
+    load(address, warm, clients)?;
+    // By now the catalogue may have most of the products. Let it have all.
+    runtime.block_on(async {
+        for id in 1..=PRODUCTS {
+            app.catalogue().run(listed, id).await?;
+        }
+        Ok::<_, TaskError>(())
+    })?;
+    let (before, _) = runtime.block_on(rest(&app));
+    let ends = app.ends().counts();
+    let most = runtime.spawn(watch_most(app.clone(), stop.subscribe()));
     let start = Instant::now();
-    let load = thread::spawn(move || -> std::io::Result<Asked> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        Ok(runtime.block_on(async {
-            let clients = (0..clients).map(|n| client(n as u64, address, start + time));
-            let all = join_all(clients.map(tokio::spawn)).await;
-            all.into_iter().fold(Asked::default(), |mut all, one| {
-                all.add(one.expect("a client does not panic"));
-                all
-            })
-        }))
-    });
-    let asked = load.join().expect("a client does not panic")?;
+    let asked = load(address, time, clients)?;
     let took = start.elapsed();
+    let (after, reports) = runtime.block_on(rest(&app));
+    let at_rest = [before, after];
+    let contexts_left = app.live_contexts();
 
     let (stopped_in_time, dropped_runs, most) = runtime.block_on(async {
         stop.send_replace(true);
@@ -177,10 +205,7 @@ fn round(db: &Path, time: Duration, clients: usize) -> Result<Round, Box<dyn Err
         let most = most.await.expect("a look does not panic");
         (in_time, dropped.expect("there is a runtime").len(), most)
     });
-    let contexts_left = app.live_contexts();
-    let ends = app.ends();
-    let [complete, cut, unanswered] =
-        [&ends.complete, &ends.cut, &ends.unanswered].map(|count| count.load(Relaxed));
+    let [complete, cut, unanswered] = [0, 1, 2].map(|n| app.ends().counts()[n] - ends[n]);
     drop(app);
     end(runtime);
     Ok(Round {
@@ -192,9 +217,50 @@ fn round(db: &Path, time: Duration, clients: usize) -> Result<Round, Box<dyn Err
         most_contexts: most.0,
         most_bytes: most.1,
         contexts_left,
+        reports,
+        at_rest,
         stopped_in_time,
         dropped_runs,
     })
+}
+
+/// All clients on a thread of their own.
+fn load(address: SocketAddr, time: Duration, clients: usize) -> std::io::Result<Asked> {
+    let load = thread::spawn(move || -> std::io::Result<Asked> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let until = Instant::now() + time;
+        Ok(runtime.block_on(async {
+            let clients = (0..clients).map(|n| client(n as u64, address, until));
+            let all = join_all(clients.map(tokio::spawn)).await;
+            let mut sum = Asked::default();
+            for one in all {
+                sum.add(one.expect("a client does not panic"));
+            }
+            sum
+        }))
+    });
+    load.join().expect("a client does not panic")
+}
+
+/// The bytes when there is nothing under way any more (what is after ten seconds counts as left), without the reports; and how many of those there were.
+async fn rest(app: &App) -> (isize, usize) {
+    for _ in 0..200 {
+        if app.live_contexts() == 0 {
+            break;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    let reports = app.traces().clear();
+    // Connections may go a little later than their last request.
+    let mut last = live_bytes();
+    let mut same = 0;
+    while same < 4 {
+        sleep(Duration::from_millis(50)).await;
+        let now = live_bytes();
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+    }
+    (last, reports)
 }
 
 /// With all of its threads.
@@ -239,6 +305,11 @@ impl Asked {
         self.hung_up += other.hung_up;
         self.hung += other.hung;
         self.broken += other.broken;
+    }
+
+    /// What it takes itself.
+    fn bytes(&self) -> isize {
+        (self.micros.capacity() * size_of::<u32>()) as isize
     }
 
     /// In milliseconds: what this part of the answers took at most (nearest rank).

@@ -43,11 +43,18 @@ struct Inner {
 #[derive(Default)]
 pub(crate) struct Ends {
     /// Answered and sent to the end.
-    pub(crate) complete: AtomicU64,
+    complete: AtomicU64,
     /// The client went while the body was sent.
-    pub(crate) cut: AtomicU64,
+    cut: AtomicU64,
     /// The client went before there was an answer.
-    pub(crate) unanswered: AtomicU64,
+    unanswered: AtomicU64,
+}
+
+impl Ends {
+    /// Complete, cut, unanswered.
+    pub(crate) fn counts(&self) -> [u64; 3] {
+        [&self.complete, &self.cut, &self.unanswered].map(|count| count.load(Relaxed))
+    }
 }
 
 const ID: &str = "x-request-id";
@@ -71,6 +78,10 @@ impl App {
 
     pub(crate) fn catalogue(&self) -> &Shared<Catalogue> {
         &self.0.catalogue
+    }
+
+    pub(crate) fn traces(&self) -> &Traces {
+        &self.0.traces
     }
 
     pub(crate) fn ends(&self) -> &Ends {

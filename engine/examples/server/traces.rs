@@ -7,7 +7,7 @@ use http::StatusCode;
 use watershed::report::Report;
 
 /// How many are kept.
-const KEPT: usize = 200;
+pub(crate) const KEPT: usize = 200;
 
 /// One request that is over.
 pub(crate) struct Trace {
@@ -41,6 +41,12 @@ impl Traces {
             .rev()
             .find(|trace| *trace.request == *request)
             .cloned()
+    }
+
+    /// Forgets all of them; gives how many there were.
+    pub(crate) fn clear(&self) -> usize {
+        let all = std::mem::take(&mut *self.0.lock().unwrap());
+        all.len()
     }
 
     /// The latest, newest first.
