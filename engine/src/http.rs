@@ -65,7 +65,7 @@
 //! | a run that the handler calls | holds | seen, as far as the handler is who drives it | the request's span, or the run's that called it |
 //! | a run in the body of the response | holds | not seen: bodies are sent outside of the layers | the request's span, if the layer that made it also covers the body (`TraceLayer` does) |
 //! | a run that is spawned, or one of `parallel` | holds | not seen | as if the caller had run it |
-//! | a call that joins a run | holds for both | those of whoever drives the run, poll by poll | the caller's span follows from the run's |
+//! | a call that joins a run | holds | those of whoever drives the run, poll by poll | the caller's span follows from the run's |
 //! | a run of the second tier | does not hold; who waits for it is told | never seen | nothing: it belongs to no request, and goes on when that is over |
 //!
 //! So put what a task needs into its input, or into the state: those go everywhere.

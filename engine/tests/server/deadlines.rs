@@ -6,7 +6,7 @@ use axum::Router;
 use axum::routing::get;
 use watershed::{Ctx, TaskError};
 
-use crate::app::{App, Event, Req, double, never};
+use crate::app::{App, Event, Req, double, global, never};
 use crate::client::{Server, Version, over_both, read};
 
 async fn ask(app: &App, server: Server, version: Version, value: &str) -> u16 {
@@ -116,5 +116,31 @@ fn a_response_is_not_hurried_when_nothing_waits_in_its_context() {
         let server = Server::of(Router::new().route("/", get(plain)).layer(layer)).await;
         let (status, text) = server.get(version, "/").await;
         assert_eq!((status.as_u16(), &*text), (200, "true"));
+    });
+}
+
+#[test]
+fn a_run_of_the_second_tier_outlives_the_deadline_of_who_waits_for_it() {
+    over_both(|version| async move {
+        let app = App::new();
+        let layer = app.layer().deadline(Duration::from_millis(20));
+        let shares = |ctx: Ctx<Req>| async move {
+            let value = ctx.run_shared(global, 5).await?;
+            Ok::<_, TaskError>(value.to_string())
+        };
+        let server = Server::of(Router::new().route("/", get(shares)).layer(layer)).await;
+        let (status, text) = server.get(version, "/").await;
+        assert_eq!((status.as_u16(), &*text), (504, ""));
+        app.expect([
+            Event::Started("global"),
+            Event::Over(Some(status), true),
+            Event::Freed,
+        ])
+        .await;
+        assert_eq!(app.shared.stats().running, 1);
+        app.gate.open();
+        app.expect([Event::Gone("global")]).await;
+        let value = app.shared.run(global, 5).await.unwrap();
+        assert_eq!((*value, app.shared.stats().started), (15, 1));
     });
 }
