@@ -130,9 +130,13 @@ pub(crate) enum Reason {
     #[cfg_attr(not(feature = "tokio"), allow(dead_code))] // deadlines come with tokio
     Deadline = 2,
     HandlesGone = 3,
+    #[cfg(feature = "http")]
+    RequestOver = 4,
 }
 
 const OPEN: u8 = 0;
+/// `Reason::RequestOver`, which is there with the feature `http` only.
+const REQUEST_OVER: u8 = 4;
 
 /// A context by address; whoever holds one holds or borrows a handle, which keeps the memory.
 #[derive(Clone, Copy)]
@@ -654,6 +658,10 @@ impl Core {
             TaskError::closed(task, TaskErrorKind::DeadlineExceeded, why)
         } else if reason == Reason::Cancelled as u8 {
             let why = "was cancelled with its context; call it in a context that is not cancelled";
+            TaskError::closed(task, TaskErrorKind::Cancelled, why)
+        } else if cfg!(feature = "http") && reason == REQUEST_OVER {
+            let why = "was cancelled: its request is over, answered or left by the client; \
+                       let the layer `linger`, or run it in the second tier";
             TaskError::closed(task, TaskErrorKind::Cancelled, why)
         } else {
             let why = "was cancelled: the last handle that the context's owner held is gone; \
@@ -1425,6 +1433,15 @@ impl<S: Send + Sync + 'static> Ctx<S> {
 impl<S> Ctx<S> {
     pub(crate) fn core(&self) -> CorePtr {
         self.core
+    }
+
+    /// The request whose context this is is over: closes it, whoever has handles. If nobody else has, the end of this one does, unless `now`.
+    #[cfg(feature = "http")]
+    pub(crate) fn close_for_request(&self, now: bool) {
+        // ORDER: Relaxed; if this is the only handle, nobody else can make one, and otherwise it does not matter whose go meanwhile.
+        if now || self.core.counted.handles.load(Ordering::Relaxed) != USER | HANDLE {
+            self.core.close(Reason::RequestOver);
+        }
     }
 
     #[inline]

@@ -56,6 +56,7 @@ pub mod second_tier {}
 
 /// A context for each request.
 #[cfg_attr(not(loom), doc = "")]
+#[cfg_attr(not(loom), doc = include_str!("guide/servers_axum.md"))]
 #[cfg_attr(not(loom), doc = include_str!("guide/servers.md"))]
 pub mod servers {}
 

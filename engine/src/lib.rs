@@ -72,6 +72,8 @@
 //! * `anyhow`: finds the cause inside an `anyhow::Error` that a task returns.
 //! * `serde`: `Serialize` for [`Held`].
 //! * `tracing`: a span for each run; see `Builder::tracing`.
+//! * `axum`: a context for each request, made by a layer; [`Ctx`] as an extractor, errors as responses. `http`: the layer alone, for any tower service. See
+//!   `watershed::http`.
 //!
 //! # Seeing what happened
 //! [`Ctx::waits`] says who waits for whom now, in every context. [`Builder::record`] keeps a record, and [`Ctx::report`] shows it: as a waterfall, a graph, a
@@ -85,6 +87,8 @@ mod cycle;
 mod error;
 pub mod guide;
 mod held;
+#[cfg(feature = "http")]
+pub mod http;
 mod links;
 pub mod observe;
 mod parallel;

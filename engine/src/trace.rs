@@ -119,3 +119,9 @@ pub(crate) fn joined(join: &Join<'_>) {
         "joined",
     );
 }
+
+/// A request was answered with an error, and this is why.
+#[cfg(feature = "http")]
+pub(crate) fn failed(error: &dyn fmt::Display) {
+    tracing::event!(target: TARGET, Level::ERROR, error = %error, "request failed");
+}

@@ -95,9 +95,9 @@ pub(crate) struct Line {
 }
 
 pub(crate) struct Order {
-    day: i64,
-    product: Id,
-    name: String,
+    pub(crate) day: i64,
+    pub(crate) product: Id,
+    pub(crate) name: String,
 }
 
 pub(crate) struct Reviews {

@@ -70,6 +70,9 @@ pub(crate) struct Shop {
     tally: Arc<Tally>,
     record: Option<Mutex<Vec<Asked>>>,
     catalogue: Option<Shared<Catalogue>>,
+    /// The name of the request, where a server gave it one.
+    #[allow(dead_code)]
+    pub(crate) request: Arc<str>,
 }
 
 /// How `ctx.run_shared` finds the tier. A server's state always has one; this one can do without, to be compared.
@@ -90,7 +93,14 @@ impl Shop {
             tally: Arc::clone(tally),
             record: None,
             catalogue: None,
+            request: Arc::default(),
         }
+    }
+
+    /// Of the request with this name.
+    #[allow(dead_code)]
+    pub(crate) fn named(self, request: Arc<str>) -> Shop {
+        Shop { request, ..self }
     }
 
     /// Takes what is the same for all requests from there.
