@@ -683,9 +683,7 @@ mod helpers {
                 if let Err(error) = caller.core.check_wait(calls[0].slot().name()) {
                     return Some(Poll::Ready(Err(error)));
                 }
-                if !self.waker.holds(cx.waker()) {
-                    self.waker.set(cx.waker().clone());
-                }
+                self.waker.hold(cx.waker());
                 registered = true;
             }
         }

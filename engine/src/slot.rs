@@ -907,7 +907,11 @@ impl Claim {
 
     /// The body is pending: S5 or S6.
     fn release(self, waker: &PollWaker<'_>, first: bool) -> Poll<()> {
-        let Claim { slot, core, .. } = self;
+        let Claim {
+            slot,
+            core,
+            counted,
+        } = self;
         std::mem::forget(self);
         core.settle(slot);
         // Before IDLE is seen: whoever sees IDLE and sleeps is found by whoever wakes.
@@ -928,8 +932,9 @@ impl Claim {
             }
             if goes {
                 stack::drop_body(slot, core);
-            } else if w.0 & CONTENDED != 0 && hub.is_woken() {
-                // S5a: somebody saw POLLING and slept, perhaps after the wake.
+            } else if (w.0 & CONTENDED != 0 || w.callers() > usize::from(counted)) && hub.is_woken()
+            {
+                // S5a: somebody saw POLLING and slept, perhaps after the wake; or somebody is parked, and the body woke itself.
                 hub.wake_all();
             }
             return Poll::Pending;

@@ -97,14 +97,6 @@ pub(crate) mod cell {
     }
 }
 
-/// Somebody else must get on first. loom would otherwise explore every number of tries.
-pub(crate) fn spin_hint() {
-    #[cfg(loom)]
-    loom::thread::yield_now();
-    #[cfg(not(loom))]
-    std::hint::spin_loop();
-}
-
 /// Locks, and goes on with the data if another holder panicked: no user code runs under our locks,
 /// so a poisoned one can only mean that the process is going down anyway.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
