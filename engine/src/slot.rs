@@ -128,8 +128,18 @@ const DEAD: usize = 1 << 4;
 const CLOSED: usize = 1 << 5;
 /// The context has observers: a hit takes the long way, where they are told ([`crate::observe`]). Set when the slot is made, never cleared.
 const OBSERVED: usize = 1 << 6;
+/// The body woke itself in its last poll. Only in IDLE, and on the way from there to EMPTY.
+const WOKEN: usize = 1 << 7;
+/// The body was first polled in the context's runtime. From the end of that poll until the body is gone.
+const HOSTED: usize = 1 << 8;
+/// The hub was there when this was set, so who sees it sees the hub. Never cleared.
+const HUB: usize = 1 << 9;
+/// There was a body that was pending. Never cleared.
+const PENDED: usize = 1 << 10;
+/// What does not outlive a body.
+const OF_BODY: usize = PHASE | CONTENDED | WOKEN | HOSTED;
 /// One caller.
-const ONE: usize = 1 << 7;
+const ONE: usize = 1 << 11;
 
 /// The part of a slot that does not depend on its types. The first cache line is what a hit reads.
 #[repr(C, align(8))]
@@ -273,6 +283,10 @@ impl Word {
     pub(crate) fn is_idle(self) -> bool {
         self.0 & PHASE == IDLE
     }
+    /// Who sleeps on what it saw here is found by whoever moves the slot on, without S4: its registration is at a hub that was there before.
+    pub(crate) fn may_sleep(self) -> bool {
+        self.0 & (PHASE | HUB) == IDLE | HUB
+    }
     /// Whoever observes the context is to be told.
     #[inline(always)]
     pub(crate) fn is_observed(self) -> bool {
@@ -385,7 +399,7 @@ impl Slot {
     /// S3.
     pub(crate) fn claim_idle(&self, seen: Word) -> bool {
         debug_assert!(seen.is_idle());
-        self.change(seen, seen.0 & !PHASE | POLLING)
+        self.change(seen, seen.0 & !(PHASE | WOKEN) | POLLING)
     }
 
     /// S2.
@@ -466,9 +480,9 @@ impl Slot {
         unsafe { hub.as_ref() }
     }
 
-    /// Whether the body wants a poll.
-    pub(crate) fn is_woken(&self) -> bool {
-        self.hub_if_made().is_some_and(Hub::is_woken)
+    /// Whether the slot, seen as `seen`, has a body that wants a poll and that nobody polls.
+    pub(crate) fn wants_poll(&self, seen: Word) -> bool {
+        seen.is_idle() && (seen.0 & WOKEN != 0 || self.hub_if_made().is_some_and(Hub::is_woken))
     }
 
     pub(crate) fn wake_all(&self) {
@@ -510,6 +524,9 @@ impl Slot {
         NonNull::new(unsafe { self.content.read(|content| *content) }.cast())
     }
 }
+
+/// What a poll of a body comes to; the error is what it panicked with.
+type Polled = std::thread::Result<Poll<Result<(), TaskError>>>;
 
 /// What a claim to start knows of who starts.
 #[derive(Clone, Copy)]
@@ -593,7 +610,7 @@ impl SlotPtr {
                 if self.claim_empty(w) {
                     return Attempt::Driven(self.drive(core, Start::Helper(parent), false));
                 }
-            } else if w.is_idle() && self.is_woken() {
+            } else if self.wants_poll(w) {
                 if self.claim_idle(w) {
                     return Attempt::Driven(self.drive(core, Start::No, false));
                 }
@@ -638,8 +655,8 @@ impl SlotPtr {
                 let edge = edge.map_or(std::ptr::null_mut(), SlotPtr::as_ptr);
                 // ORDER: Release; read under the lock of the wait graph, by searches that come after a join of this run's body.
                 self.starter.store(edge, Ordering::Release);
-                // A slot with a hub may have run before: somebody who judged the old run may be on his way.
-                let depth = if others || self.hub_if_made().is_some() {
+                // After an earlier run, somebody who judged that one may be on his way.
+                let depth = if others || self.look().0 & (PENDED | HUB) != 0 {
                     cycle::depth(core, parent, self)
                 } else {
                     parent.map_or(0, |parent| parent.depth() + 1)
@@ -683,35 +700,54 @@ impl SlotPtr {
             hub.take_woken();
         }
         let waker = PollWaker::new(&self.hub);
-        let poll = || {
-            waker.with(|waker| {
-                stack::enter(self, waker, || {
-                    catch_unwind(AssertUnwindSafe(|| {
-                        // SAFETY: the body is alive and the claim on it is ours.
-                        let poll = unsafe { body.as_ref().poll };
-                        // SAFETY: as above; the function is of the body's type.
-                        unsafe { poll(body, self, &mut Context::from_waker(waker)) }
-                    }))
-                })
-            })
-        };
         // For a fresh one `start` has said so: making the body counts as a part of its first poll.
         if OBSERVED && !fresh {
             observe::poll(core, self);
         }
-        let polled = match hub {
+        let (polled, woken) = if fresh {
+            self.poll_body(body, &waker)
+        } else {
             // SAFETY: the claim is ours.
-            Some(hub) if !fresh => unsafe { hub.with_runtime(poll) },
-            _ => poll(),
+            unsafe { self.poll_body_again(core, body, &waker) }
         };
         if OBSERVED {
             observe::polled(core, self);
         }
         match polled {
             Ok(Poll::Ready(outcome)) => claim.finish::<OBSERVED>(outcome),
-            Ok(Poll::Pending) => claim.release(&waker, fresh),
+            Ok(Poll::Pending) => claim.release(woken || waker.was_woken(), fresh),
             Err(payload) => claim.panicked::<OBSERVED>(payload),
         }
+    }
+
+    /// Polls the body, for who holds the claim. Also says whether the body woke itself.
+    #[inline(always)]
+    fn poll_body(self, body: NonNull<Body>, waker: &PollWaker<'_>) -> (Polled, bool) {
+        waker.with(|waker| {
+            stack::enter(self, waker, || {
+                catch_unwind(AssertUnwindSafe(|| {
+                    // SAFETY: the body is alive and the claim on it is ours.
+                    let poll = unsafe { body.as_ref().poll };
+                    // SAFETY: as above; the function is of the body's type.
+                    unsafe { poll(body, self, &mut Context::from_waker(waker)) }
+                }))
+            })
+        })
+    }
+
+    /// The same, after the first time.
+    ///
+    /// # Safety
+    /// The caller holds the claim.
+    #[inline(never)] // the first time is the faster for not having this in its way
+    unsafe fn poll_body_again(
+        self,
+        core: CorePtr,
+        body: NonNull<Body>,
+        waker: &PollWaker<'_>,
+    ) -> (Polled, bool) {
+        // SAFETY: the promise of the caller.
+        unsafe { self.in_runtime(Some(core), || self.poll_body(body, waker)) }
     }
 
     /// Drops the body, for who moved the word to DROPPING, and S10.
@@ -720,14 +756,14 @@ impl SlotPtr {
             observe::poll(core, self);
         }
         // SAFETY: DROPPING is a claim, and ours.
-        unsafe { self.drop_body_in_runtime() };
+        unsafe { self.drop_body_in_runtime(Some(core)) };
         if core.is_observed() {
             observe::polled(core, self);
             observe::cancel(core, self);
         }
         // ORDER: AcqRel (S10); Release: the body is gone before S1 starts another. And a read-modify-write: who joined
         // meanwhile stays counted.
-        self.word.fetch_and(!(PHASE | CONTENDED), Ordering::AcqRel);
+        self.word.fetch_and(!OF_BODY, Ordering::AcqRel);
         self.wake_all();
     }
 
@@ -735,14 +771,14 @@ impl SlotPtr {
     ///
     /// # Safety
     /// The caller holds POLLING or DROPPING, or is the last to have the slot, which is neither DONE nor FAILED.
-    unsafe fn drop_body_in_runtime(self) {
+    unsafe fn drop_body_in_runtime(self, core: Option<CorePtr>) {
         // SAFETY: the promise of the caller.
         let Some(body) = (unsafe { self.take_body() }) else {
             return;
         };
         let drop = || {
             // As a poll: a destructor may call tasks, whose bodies have destructors.
-            stack::enter(self, Waker::noop(), || {
+            let _ = stack::enter(self, Waker::noop(), || {
                 stack::contain(|| {
                     // SAFETY: the body was alive and in nobody else's hands.
                     let drop = unsafe { body.as_ref().drop };
@@ -751,11 +787,59 @@ impl SlotPtr {
                 });
             });
         };
-        match self.hub_if_made() {
-            // SAFETY: the promise of the caller.
-            Some(hub) => unsafe { hub.with_runtime(drop) },
-            None => drop(),
+        // SAFETY: the promise of the caller.
+        unsafe { self.in_runtime(core, drop) };
+    }
+
+    /// Calls `f` inside the runtime in which the body was started, if it was started in one. `core`: the slot's context, unless there is none.
+    ///
+    /// # Safety
+    /// The caller holds POLLING or DROPPING, or is the last to have the slot.
+    unsafe fn in_runtime<R>(self, core: Option<CorePtr>, f: impl FnOnce() -> R) -> R {
+        #[cfg(feature = "tokio")]
+        {
+            let handle = if self.look().0 & HOSTED != 0 {
+                core.as_ref().and_then(|core| core.runtime())
+            } else {
+                // SAFETY: the promise of the caller.
+                self.hub_if_made().and_then(|hub| unsafe { hub.runtime() })
+            };
+            // It panics on a thread that is going down; the body then finds out by itself.
+            let enter = || handle.map(tokio::runtime::Handle::enter);
+            let _entered = catch_unwind(AssertUnwindSafe(enter));
+            f()
         }
+        #[cfg(not(feature = "tokio"))]
+        {
+            let _ = core;
+            f()
+        }
+    }
+
+    /// Keeps the runtime of this thread for the later polls of the body, after its first. Gives HOSTED if that is the context's.
+    ///
+    /// # Safety
+    /// The caller holds the claim.
+    unsafe fn keep_runtime(self, core: CorePtr) -> usize {
+        #[cfg(feature = "tokio")]
+        {
+            let here = tokio::runtime::Handle::try_current().ok();
+            let foreign = match here.map(|here| core.set_runtime(here)) {
+                Some(Ok(())) => return HOSTED,
+                Some(Err(here)) => Some(here),
+                None => None,
+            };
+            let hub = match &foreign {
+                Some(_) => Some(self.hub()),
+                None => self.hub_if_made(),
+            };
+            if let Some(hub) = hub {
+                // SAFETY: the promise of the caller.
+                unsafe { hub.set_runtime(foreign) };
+            }
+        }
+        let _ = core;
+        0
     }
 
     /// Puts in the value that `write` writes, for who holds the claim of S13.
@@ -776,7 +860,7 @@ impl SlotPtr {
     ///
     /// # Safety
     /// Nobody else has the slot any more, and it is not used after this.
-    pub(crate) unsafe fn free(self) {
+    pub(crate) unsafe fn free(self, core: Option<CorePtr>) {
         let w = self.look();
         if w.is_done() {
             // SAFETY: DONE has a value, which nobody reads any more.
@@ -789,7 +873,7 @@ impl SlotPtr {
             stack::contain(|| drop(error));
         } else {
             // SAFETY: nobody else has the slot; claims end before their holder's handle of the context goes.
-            unsafe { self.drop_body_in_runtime() };
+            unsafe { self.drop_body_in_runtime(core) };
         }
         // ORDER: Relaxed; the last handle's Acquire fence is before this.
         let hub = self.hub.load(Ordering::Relaxed);
@@ -834,7 +918,7 @@ impl Claim {
         let slot = self.slot;
         // A body that returned is gone (`TypedBody::poll`); one that panicked is there. A second panic adds nothing to the first.
         // SAFETY: the claim is ours.
-        unsafe { slot.drop_body_in_runtime() };
+        unsafe { slot.drop_body_in_runtime(Some(self.core)) };
         self.core.settle(slot);
         match outcome {
             Ok(()) => {
@@ -866,7 +950,7 @@ impl Claim {
             }
             loop {
                 let w = slot.look();
-                if slot.change(w, (w.0 & !(PHASE | CONTENDED)) | CLOSED) {
+                if slot.change(w, (w.0 & !OF_BODY) | CLOSED) {
                     slot.wake_all();
                     return Poll::Ready(());
                 }
@@ -906,7 +990,7 @@ impl Claim {
     }
 
     /// The body is pending: S5 or S6.
-    fn release(self, waker: &PollWaker<'_>, first: bool) -> Poll<()> {
+    fn release(self, woken: bool, first: bool) -> Poll<()> {
         let Claim {
             slot,
             core,
@@ -914,28 +998,28 @@ impl Claim {
         } = self;
         std::mem::forget(self);
         core.settle(slot);
-        // Before IDLE is seen: whoever sees IDLE and sleeps is found by whoever wakes.
-        let hub = slot.hub();
-        if waker.was_woken() {
-            hub.set_woken();
-        }
-        if first {
+        let hosted = if first {
             // SAFETY: the claim is still ours.
-            unsafe { hub.set_runtime() };
-        }
+            unsafe { slot.keep_runtime(core) }
+        } else {
+            0
+        };
+        let woken = if woken { WOKEN } else { 0 };
         loop {
             let w = slot.look();
             let goes = w.callers() == 0 || w.is_closed();
-            let to = if goes { DROPPING } else { IDLE };
-            if !slot.change(w, (w.0 & !(PHASE | CONTENDED)) | to) {
+            let phase = if goes { DROPPING } else { IDLE };
+            let has_hub = if slot.hub_if_made().is_some() { HUB } else { 0 };
+            let stays = w.0 & !(PHASE | CONTENDED);
+            if !slot.change(w, stays | phase | woken | hosted | has_hub | PENDED) {
                 continue;
             }
+            let others = w.0 & CONTENDED != 0 || w.callers() > usize::from(counted);
             if goes {
                 stack::drop_body(slot, core);
-            } else if (w.0 & CONTENDED != 0 || w.callers() > usize::from(counted)) && hub.is_woken()
-            {
+            } else if others && (woken != 0 || slot.hub_if_made().is_some_and(Hub::is_woken)) {
                 // S5a: somebody saw POLLING and slept, perhaps after the wake; or somebody is parked, and the body woke itself.
-                hub.wake_all();
+                slot.wake_all();
             }
             return Poll::Pending;
         }

@@ -46,6 +46,8 @@ struct Nest {
     polls: Cell<u32>,
     /// The waker that the innermost poll gave to its body; null outside of any poll.
     waker: Cell<*const Waker>,
+    /// The body of the innermost poll has woken itself.
+    woken: Cell<bool>,
     /// The slot whose body the innermost poll, or drop, is of; null outside of any.
     slot: Cell<*const Slot>,
     /// Where the base's hops begin in the list.
@@ -58,6 +60,7 @@ crate::sync::local! {
     static NEST: Nest = Nest {
         polls: Cell::new(0),
         waker: Cell::new(std::ptr::null()),
+        woken: Cell::new(false),
         slot: Cell::new(std::ptr::null()),
         first_hop: Cell::new(0),
         hops: Cell::new(0),
@@ -171,37 +174,45 @@ pub(crate) fn is_inside(slot: SlotPtr) -> bool {
     NEST.with(|nest| std::ptr::eq(nest.slot.get(), slot.as_ptr()))
 }
 
-/// Whether the innermost poll of a body on this thread was given the waker with this data.
+/// Notes a wake by the waker with this data, if the innermost poll of a body on this thread was given that waker: the
+/// poller looks at the note when the body returns ([`enter`]).
 #[inline]
-pub(crate) fn is_polled_with(data: *const ()) -> bool {
+pub(crate) fn wakes_itself(data: *const ()) -> bool {
     NEST.try_with(|nest| {
         // SAFETY: null, or the poll that set it is still on this stack (`enter` restores it on the way out).
         let waker = unsafe { nest.waker.get().as_ref() };
-        waker.is_some_and(|waker| std::ptr::eq(waker.data(), data))
+        let itself = waker.is_some_and(|waker| std::ptr::eq(waker.data(), data));
+        if itself {
+            nest.woken.set(true);
+        }
+        itself
     })
     .unwrap_or(false)
 }
 
-/// Calls `f`, which polls the body of `slot` with `waker`, or drops it, one level deeper.
+/// Calls `f`, which polls the body of `slot` with `waker`, or drops it, one level deeper. Also says whether the body woke itself.
 #[inline]
-pub(crate) fn enter<R>(slot: SlotPtr, waker: &Waker, f: impl FnOnce() -> R) -> R {
+pub(crate) fn enter<R>(slot: SlotPtr, waker: &Waker, f: impl FnOnce() -> R) -> (R, bool) {
     let restore = NEST.with(|nest| {
         let polls = nest.polls.get();
         nest.polls.set(polls + 1);
         Restore {
             polls,
             waker: nest.waker.replace(waker),
+            woken: nest.woken.replace(false),
             slot: nest.slot.replace(slot.as_ptr()),
         }
     });
     let result = f();
+    let woken = NEST.with(|nest| nest.woken.get());
     drop(restore);
-    result
+    (result, woken)
 }
 
 struct Restore {
     polls: u32,
     waker: *const Waker,
+    woken: bool,
     slot: *const Slot,
 }
 
@@ -211,6 +222,7 @@ impl Drop for Restore {
         NEST.with(|nest| {
             nest.polls.set(self.polls);
             nest.waker.set(self.waker);
+            nest.woken.set(self.woken);
             nest.slot.set(self.slot);
         });
     }
@@ -233,6 +245,7 @@ fn base_inside<R>(f: impl FnOnce() -> R) -> (R, bool) {
         let restore = Restore {
             polls: nest.polls.replace(0),
             waker: nest.waker.replace(std::ptr::null()),
+            woken: nest.woken.get(),
             slot: nest.slot.get(),
         };
         (restore, OuterBase(nest.first_hop.replace(nest.hops.get())))

@@ -1,7 +1,8 @@
 //! The hub of a slot: who is woken when the body is woken, and how.
 //!
-//! A body is always polled with the hub's waker. A wake sets `WOKEN` and wakes everyone who is
-//! parked; whoever is polled first claims the slot and polls the body. The hub does not know its slot, so a
+//! A body is polled with the hub's waker, or with one that makes the hub when it is cloned. A wake sets `WOKEN` and wakes everyone who is
+//! parked; whoever is polled first claims the slot and polls the body. A body that wakes itself while it is polled needs none of that:
+//! its poller takes the note ([`stack::wakes_itself`]) into the slot's word. The hub does not know its slot, so a
 //! wake may come when the slot, its context and everything else is gone: it then finds nobody parked.
 //!
 //! * The first caller that parks is the *driver*; its waker is in a [`WakerCell`] and costs no allocation.
@@ -15,7 +16,7 @@
 //!
 //! | bit | set by | cleared by | what it says |
 //! |---|---|---|---|
-//! | `WOKEN` | a wake (H1); the poller that moves the stack's flag (H2) | the claimant, before it polls (H3) | the body wants a poll |
+//! | `WOKEN` | a wake (H1), but for a body's own | the claimant, before it polls (H3) | the body wants a poll |
 //! | `WAITERS` | a waiter, after it is listed with event-listener (H4) | never | `notify` may find somebody; without it `notify` is skipped |
 //! | `DRIVER` | the caller that takes the driver's place (H5) | the same, after it took its waker back (H6) | the cell has an owner |
 //!
@@ -25,8 +26,6 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
-#[cfg(feature = "tokio")]
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
@@ -34,9 +33,9 @@ use event_listener::{Event, EventListener};
 
 use crate::observe;
 use crate::stack;
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::cell::UnsafeCell;
+use crate::sync::{Arc, free_made, get_or_make};
 
 const WOKEN: usize = 1;
 const WAITERS: usize = 2;
@@ -49,12 +48,12 @@ pub(crate) struct Hub {
     waiters: Event,
     /// What observers are to be told of the slot's run; made in a context that has any. (std's: no model has observers.)
     cell: std::sync::atomic::AtomicPtr<observe::Cell>,
-    /// The runtime in which the body was started, if any; owned by who holds the slot's claim.
+    /// The runtime in which the body was started, if it is not the context's; owned by who holds the slot's claim.
     #[cfg(feature = "tokio")]
     runtime: UnsafeCell<Option<tokio::runtime::Handle>>,
 }
 
-// SAFETY: `runtime` is touched by the holder of the slot's claim only (`Hub::with_runtime`, `Hub::set_runtime`), and
+// SAFETY: `runtime` is touched by the holder of the slot's claim only (`Hub::runtime`, `Hub::set_runtime`), and
 // claims are ordered by the slot's word (S5 with S3); `WakerCell` and `Event` are Sync.
 unsafe impl Sync for Hub {}
 // SAFETY: a tokio handle, wakers and an event may all be dropped on any thread.
@@ -100,27 +99,7 @@ impl Hub {
 
     /// The observers' part, made by whoever needs it first.
     pub(crate) fn cell(&self) -> &observe::Cell {
-        // ORDER: Acquire; pairs with the AcqRel below.
-        let mut cell = self.cell.load(Ordering::Acquire);
-        if cell.is_null() {
-            let new = Box::into_raw(Box::new(observe::Cell::new()));
-            // ORDER: AcqRel; Release publishes the new cell, Acquire (also on failure) reads another's.
-            match self.cell.compare_exchange(
-                std::ptr::null_mut(),
-                new,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
-                Ok(_) => cell = new,
-                Err(theirs) => {
-                    // SAFETY: `new` came out of a box just now and nobody else has seen it.
-                    drop(unsafe { Box::from_raw(new) });
-                    cell = theirs;
-                }
-            }
-        }
-        // SAFETY: a cell is never replaced and goes with the hub.
-        unsafe { &*cell }
+        get_or_make(&self.cell, observe::Cell::new)
     }
 
     /// Gives the slot's reference back.
@@ -144,26 +123,26 @@ impl Hub {
 
     /// H3: the claimant takes the wake, before it polls.
     pub(crate) fn take_woken(&self) {
-        // ORDER: AcqRel; Acquire pairs with H1: what the waker's thread did before the wake is seen by the body.
-        // Release: the next wake that finds the bit clear is ordered behind this. A store would drop a wake that comes meanwhile.
-        self.word.fetch_and(!WOKEN, Ordering::AcqRel);
-    }
-
-    /// H2: the poller moves the wake that the body left on the stack.
-    pub(crate) fn set_woken(&self) {
-        // ORDER: AcqRel; as H1. Whoever is parked is told by the release of the claim (S5a).
-        self.word.fetch_or(WOKEN, Ordering::AcqRel);
+        // ORDER: Relaxed; a wake that is not seen here stays for the next claimant.
+        if self.word.load(Ordering::Relaxed) & WOKEN != 0 {
+            // ORDER: AcqRel; Acquire pairs with H1: what the waker's thread did before the wake is seen by the body.
+            // Release: the next wake that finds the bit clear is ordered behind this. A store would drop a wake that comes meanwhile.
+            self.word.fetch_and(!WOKEN, Ordering::AcqRel);
+        }
     }
 
     /// H1: the body's waker was called.
     fn wake(&self) {
+        if stack::wakes_itself(std::ptr::from_ref(self).cast()) {
+            // The body is about to return to its poller, who sees to it (S5, S5a).
+            return;
+        }
         // ORDER: AcqRel; Release publishes what the caller did before the wake to H3; Acquire pairs with H4, H5.
         let old = self.word.fetch_or(WOKEN, Ordering::AcqRel);
-        // Otherwise an earlier wake is not yet taken, and it has told or will tell everyone.
-        if old & WOKEN == 0 && !stack::is_polled_with(std::ptr::from_ref(self).cast()) {
+        if old & WOKEN == 0 {
+            // Otherwise an earlier wake is not yet taken, and it has told or will tell everyone.
             self.notify(old);
         }
-        // A body that wakes itself is about to return to its poller, who sees WOKEN then, and tells the others (S5a).
     }
 
     /// Wakes everyone who is parked, whatever the body wants.
@@ -207,46 +186,32 @@ impl Hub {
         RawWaker::new(hub.cast(), &HUB_VTABLE)
     }
 
-    /// Calls `f` inside the runtime in which the body was started, if it was started in one.
+    /// The runtime in which the body was started, if it was kept here.
     ///
     /// # Safety
-    /// The caller holds the claim of the hub's slot.
-    pub(crate) unsafe fn with_runtime<R>(&self, f: impl FnOnce() -> R) -> R {
-        #[cfg(feature = "tokio")]
-        {
-            // SAFETY: the claim is exclusive, and who has it writes the field only after a first poll (`set_runtime`), so not while `f` runs.
-            let handle = unsafe { self.runtime.read(Option::as_ref) };
-            // It panics on a thread that is going down; the body then finds out by itself.
-            let enter = || handle.map(tokio::runtime::Handle::enter);
-            let _entered = catch_unwind(AssertUnwindSafe(enter));
-            f()
-        }
-        #[cfg(not(feature = "tokio"))]
-        f()
+    /// The caller holds the claim of the hub's slot as long as it uses the handle.
+    #[cfg(feature = "tokio")]
+    pub(crate) unsafe fn runtime(&self) -> Option<&tokio::runtime::Handle> {
+        // SAFETY: the claim is exclusive, and its holder writes the field only after a first poll (`set_runtime`).
+        unsafe { self.runtime.read(Option::as_ref) }
     }
 
-    /// Keeps the runtime of this thread for the later polls of the body.
+    /// Keeps a runtime for the later polls of the body.
     ///
     /// # Safety
     /// The caller holds the claim of the hub's slot.
-    pub(crate) unsafe fn set_runtime(&self) {
-        #[cfg(feature = "tokio")]
-        {
-            let handle = tokio::runtime::Handle::try_current().ok();
-            // SAFETY: the claim is exclusive.
-            let old = unsafe { self.runtime.write(|r| std::mem::replace(r, handle)) };
-            drop(old);
-        }
+    #[cfg(feature = "tokio")]
+    pub(crate) unsafe fn set_runtime(&self, runtime: Option<tokio::runtime::Handle>) {
+        // SAFETY: the claim is exclusive.
+        let old = unsafe { self.runtime.write(|r| std::mem::replace(r, runtime)) };
+        drop(old);
     }
 }
 
 impl Drop for Hub {
     fn drop(&mut self) {
-        let cell = *self.cell.get_mut();
-        if !cell.is_null() {
-            // SAFETY: it came out of a box (`cell`), and this is its end.
-            drop(unsafe { Box::from_raw(cell) });
-        }
+        // SAFETY: this is the end of the hub, and only `cell` uses the place.
+        unsafe { free_made(&self.cell) };
     }
 }
 
@@ -269,8 +234,8 @@ static HUB_VTABLE: RawWakerVTable = RawWakerVTable::new(
 
 /// The waker of one poll, on the poller's stack.
 ///
-/// While the slot has no hub, cloning makes one, and waking by reference only sets a flag here, which the
-/// poller moves into the hub before it releases the claim. So a body that is ready at once never makes a hub.
+/// While the slot has no hub, cloning makes one, and waking by reference only leaves a note, which the poller looks at when it releases
+/// the claim. So a body that is ready at once, or does nothing but wake itself, never makes a hub.
 pub(crate) struct PollWaker<'s> {
     slot: &'s AtomicPtr<Hub>,
     woken: AtomicBool,
@@ -285,6 +250,7 @@ impl<'s> PollWaker<'s> {
     }
 
     /// Calls `f` with the waker to poll the body with.
+    #[inline(always)]
     pub(crate) fn with<R>(&self, f: impl FnOnce(&Waker) -> R) -> R {
         // ORDER: Acquire; pairs with the making of the hub.
         let hub = self.slot.load(Ordering::Acquire);
@@ -300,7 +266,7 @@ impl<'s> PollWaker<'s> {
         f(&waker)
     }
 
-    /// Whether the body woke itself by reference while there was no hub.
+    /// Whether another thread woke the body by reference, while there was no hub.
     pub(crate) fn was_woken(&self) -> bool {
         // ORDER: Acquire; pairs with the Release of the swap in `STACK_VTABLE`, which another thread may have done. After the poll nobody has
         // the waker.
@@ -322,8 +288,10 @@ static STACK_VTABLE: RawWakerVTable = RawWakerVTable::new(
     |this| {
         // SAFETY: the waker is borrowed from the poll in which `this` lives.
         let this = unsafe { &*this.cast::<PollWaker<'_>>() };
-        // ORDER: AcqRel; a swap since loom lets a load read a value that a store racing with a read-modify-write has overwritten.
-        this.woken.swap(true, Ordering::AcqRel);
+        if !stack::wakes_itself(std::ptr::from_ref(this).cast()) {
+            // ORDER: Release; pairs with the Acquire of `was_woken`. Two stores may race, of the same value.
+            this.woken.store(true, Ordering::Release);
+        }
     },
     |_| {},
 );
