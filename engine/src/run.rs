@@ -308,15 +308,12 @@ impl RawRun {
             }
             self.counted = true;
             self.started = true;
-            Start::Caller {
-                body: caller.body,
-                others,
-            }
+            Start::by_caller(caller.body, others)
         } else {
             if !self.slot.claim_idle(w) {
                 return Ok(());
             }
-            Start::No
+            Start::NO
         };
         let starts = w.is_empty();
         let slot = self.slot;

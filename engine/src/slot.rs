@@ -528,19 +528,49 @@ impl Slot {
 /// What a poll of a body comes to; the error is what it panicked with.
 type Polled = std::thread::Result<Poll<Result<(), TaskError>>>;
 
-/// What a claim to start knows of who starts.
+/// What a claim to start knows of who starts. (Two words, so that it goes in registers.)
 #[derive(Clone, Copy)]
-pub(crate) enum Start {
+pub(crate) struct Start {
+    by: By,
+    /// The body that starts the run, or for which it is started.
+    parent: Option<SlotPtr>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
     /// The body is there.
-    No,
+    Nobody,
+    /// A caller whose body, if it has one, waits for this run from now on, and who is alone here.
+    Caller,
+    /// The same, but other callers are counted already.
+    CallerAmongOthers,
+    /// A helper or the driver of a hop: the callers' edges are in the wait graph already.
+    Helper,
+}
+
+impl Start {
+    /// The body is there.
+    pub(crate) const NO: Self = Self {
+        by: By::Nobody,
+        parent: None,
+    };
+
     /// For a caller: its body, if it has one, waits for this run from now on.
-    Caller {
-        body: Option<SlotPtr>,
-        /// Other callers are counted already.
-        others: bool,
-    },
-    /// By a helper or from a hop: the callers' edges are in the wait graph already.
-    Helper(Option<SlotPtr>),
+    pub(crate) fn by_caller(body: Option<SlotPtr>, others: bool) -> Self {
+        let by = if others {
+            By::CallerAmongOthers
+        } else {
+            By::Caller
+        };
+        Self { by, parent: body }
+    }
+
+    fn by_helper(parent: Option<SlotPtr>) -> Self {
+        Self {
+            by: By::Helper,
+            parent,
+        }
+    }
 }
 
 impl SlotPtr {
@@ -608,11 +638,11 @@ impl SlotPtr {
             }
             if w.is_empty() {
                 if self.claim_empty(w) {
-                    return Attempt::Driven(self.drive(core, Start::Helper(parent), false));
+                    return Attempt::Driven(self.drive(core, Start::by_helper(parent), false));
                 }
             } else if self.wants_poll(w) {
                 if self.claim_idle(w) {
-                    return Attempt::Driven(self.drive(core, Start::No, false));
+                    return Attempt::Driven(self.drive(core, Start::NO, false));
                 }
             } else {
                 return Attempt::NotNow;
@@ -643,20 +673,18 @@ impl SlotPtr {
             core,
             counted,
         };
-        let fresh = !matches!(start, Start::No);
-        let body = match start {
+        let Start { by, parent } = start;
+        let fresh = by != By::Nobody;
+        let body = match by {
             // SAFETY: the claim is ours.
-            Start::No => unsafe { self.body() },
-            Start::Caller { body: parent, .. } | Start::Helper(parent) => {
-                let (edge, others) = match start {
-                    Start::Caller { body, others } => (body, others),
-                    _ => (None, true),
-                };
+            By::Nobody => unsafe { self.body() },
+            By::Caller | By::CallerAmongOthers | By::Helper => {
+                let edge = parent.filter(|_| by != By::Helper);
                 let edge = edge.map_or(std::ptr::null_mut(), SlotPtr::as_ptr);
                 // ORDER: Release; read under the lock of the wait graph, by searches that come after a join of this run's body.
                 self.starter.store(edge, Ordering::Release);
                 // After an earlier run, somebody who judged that one may be on his way.
-                let depth = if others || self.look().0 & (PENDED | HUB) != 0 {
+                let depth = if by != By::Caller || self.look().0 & (PENDED | HUB) != 0 {
                     cycle::depth(core, parent, self)
                 } else {
                     parent.map_or(0, |parent| parent.depth() + 1)
@@ -670,8 +698,7 @@ impl SlotPtr {
                 self.transient.store(false, Ordering::Relaxed);
                 self.has_called.store(false, Ordering::Relaxed);
                 if OBSERVED {
-                    let direct = matches!(start, Start::Caller { .. });
-                    observe::start(core, self, parent, direct);
+                    observe::start(core, self, parent, by != By::Helper);
                 }
                 // SAFETY: `meta` is of this slot's types, and the claim is ours.
                 let made = catch_unwind(AssertUnwindSafe(|| unsafe {

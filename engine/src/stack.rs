@@ -148,12 +148,13 @@ pub(crate) fn place(waker: &Waker) -> Place {
 #[cfg(not(loom))]
 #[inline]
 fn has_room(polls: u32) -> bool {
-    match stacker::remaining_stack() {
-        Some(bytes) if polls < NESTED => bytes > RED_ZONE_BYTES,
-        Some(bytes) => bytes > AMPLE_BYTES,
-        // On an exotic platform the count alone bounds the nesting.
-        None => polls < NESTED,
-    }
+    let needs = if polls < NESTED {
+        RED_ZONE_BYTES
+    } else {
+        AMPLE_BYTES
+    };
+    // Unknown on an exotic platform: the count alone bounds the nesting then.
+    stacker::remaining_stack().map_or(polls < NESTED, |bytes| bytes > needs)
 }
 
 // loom runs its threads on small stacks of its own, which `stacker` does not know: the count bounds the nesting.

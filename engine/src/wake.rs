@@ -449,8 +449,8 @@ fn listen(listener: &mut Option<EventListener>, hub: &Hub, waker: &Waker) {
 /// there is none: what is put in is the caller's clone, and what is taken out is dropped by who took it.
 pub(crate) struct WakerCell {
     state: AtomicUsize,
-    data: AtomicPtr<()>,
-    vtable: AtomicPtr<RawWakerVTable>,
+    data: std::sync::atomic::AtomicPtr<()>,
+    vtable: std::sync::atomic::AtomicPtr<RawWakerVTable>,
 }
 
 const FULL: usize = 1;
@@ -461,8 +461,8 @@ impl WakerCell {
     pub(crate) fn new() -> Self {
         Self {
             state: AtomicUsize::new(0),
-            data: AtomicPtr::new(std::ptr::null_mut()),
-            vtable: AtomicPtr::new(std::ptr::null_mut()),
+            data: std::sync::atomic::AtomicPtr::new(std::ptr::null_mut()),
+            vtable: std::sync::atomic::AtomicPtr::new(std::ptr::null_mut()),
         }
     }
 
@@ -471,8 +471,8 @@ impl WakerCell {
         let (data, vtable) = into_words(waker);
         Self {
             state: AtomicUsize::new(FULL),
-            data: AtomicPtr::new(data),
-            vtable: AtomicPtr::new(vtable),
+            data: std::sync::atomic::AtomicPtr::new(data),
+            vtable: std::sync::atomic::AtomicPtr::new(vtable),
         }
     }
 
