@@ -4,7 +4,7 @@
 //! woken may poll it: no caller can stall the others, whether it is dropped or alive and never polled again.
 //!
 //! # The word
-//! `phase:3 | CONTENDED | DEAD | CLOSED | OBSERVED | callers`. *Callers* counts the calls that have joined and not left; it is kept in
+//! `phase:3 | CONTENDED | DEAD | CLOSED | OBSERVED | WOKEN | HOSTED | HUB | PENDED | callers`. *Callers* counts the calls that have joined and not left; it is kept in
 //! every phase that is not terminal, also where there is no body, so that nobody who arrives meanwhile is forgotten.
 //!
 //! ```text
@@ -17,7 +17,7 @@
 //!    |             |   ^  |
 //!    |     pending |   |  | pending, and (nobody is left or CLOSED)
 //!    |             v   |  |
-//!    |            +------+|  claim: only if the hub is WOKEN
+//!    |            +------+|  claim: only if WOKEN, here or at the hub
 //!    |            | IDLE ||
 //!    |            +------+|
 //!    |   last leaver | |  | closer (however many callers)
@@ -35,14 +35,14 @@
 //! | S0 | anybody | look | load Acquire | S7 | the outcome is read after it: Relaxed shows DONE before the value | |
 //! | S1 | first caller, or a helper for callers that are counted | EMPTY\|n → POLLING\|n (+1) | CAS AcqRel | S10 | starting is claiming; Acquire: the old body is gone | |
 //! | S2 | arrival | any live phase\|n → same\|n+1 | CAS AcqRel | | refused if DEAD (look up again) or CLOSED | |
-//! | S3 | counted caller, helper | IDLE → POLLING, after it saw WOKEN | CAS AcqRel, then H3 | S5 | Relaxed: two polls race for the body | |
-//! | S4 | who will sleep and did not see IDLE | w → w\|CONTENDED, also if it is set | CAS AcqRel, after it registered | S5, S7, S10, S11 | not at all, or only when unset: a wake that the poller takes is lost on who sleeps | |
-//! | S5 | poller, pending | POLLING → IDLE, CONTENDED cleared | CAS AcqRel | S3, S4 | Release: the body moves to the next poller; Acquire: sees who registered before S4 | if CONTENDED was set and the hub is WOKEN: everyone (S5a) |
+//! | S3 | counted caller, helper | IDLE → POLLING, WOKEN cleared, after it saw WOKEN here or at the hub | CAS AcqRel, then H3 | S5 | Relaxed: two polls race for the body | |
+//! | S4 | who will sleep and did not see IDLE\|HUB | w → w\|CONTENDED, also if it is set | CAS AcqRel, after it registered | S3, S5, S7, S10, S11 | not at all, or only when unset: a wake that the poller takes is lost on who sleeps, or the next one does not see the hub that it made | |
+//! | S5 | poller, pending | POLLING → IDLE\|PENDED, with WOKEN if the body woke itself, HUB if there is one; CONTENDED cleared | CAS AcqRel | S3, S4 | Release: the body moves to the next poller; Acquire: sees who registered before S4 | if CONTENDED was set or others are counted, and WOKEN is set here or at the hub: everyone (S5a) |
 //! | S6 | poller, pending, nobody left or CLOSED | POLLING → DROPPING | same CAS | | otherwise the body stays although nobody waits | by S10 |
 //! | S7 | poller, ready | POLLING → DONE, FAILED (with DEAD if transient) | xor AcqRel, after the outcome is written and the body dropped | S0, S4 | Release: the outcome; Acquire: the hub of who registered | everyone, if anybody else is counted |
 //! | S8 | leaver | n → n-1 | CAS AcqRel | | POLLING\|1 → POLLING\|0 is legal: the poller sees to it (S6) | |
 //! | S9 | last leaver | IDLE\|1 → DROPPING\|0 | one CAS AcqRel | S5 | in two steps an arrival in between joins a body that goes away | by S10 |
-//! | S10 | owner of DROPPING | DROPPING → EMPTY, CONTENDED cleared | and AcqRel, after the body is dropped | S1 | a plain store loses who joined meanwhile | everyone |
+//! | S10 | owner of DROPPING | DROPPING → EMPTY, CONTENDED, WOKEN, HOSTED cleared | and AcqRel, after the body is dropped | S1 | a plain store loses who joined meanwhile | everyone |
 //! | S11 | closer | IDLE\|n → DROPPING\|n\|CLOSED, otherwise w → w\|CLOSED | CAS AcqRel | S4 | see below | everyone, always |
 //! | S12 | forget | w → w\|DEAD | CAS AcqRel | | a flag, so nobody else meets a false phase | |
 //! | S13 | prime | EMPTY\|n → POLLING\|n, then S7 | CAS AcqRel | S10 | writing without the claim races with a start | by S7 |
@@ -71,8 +71,9 @@
 //! # Invariants
 //! * Body, starter and depth are touched by the holder of POLLING or DROPPING only; the outcome is written by the holder of
 //!   POLLING and read by who saw DONE or FAILED.
-//! * The hub exists before IDLE does (S5 makes it), so who sees IDLE sees the hub. Who sleeps without having seen IDLE goes
-//!   through S4, so whoever moves the word next sees what it registered.
+//! * Who sees HUB sees the hub. Who sleeps without having seen IDLE with HUB goes through S4, so whoever moves the word next sees what it
+//!   registered, and where. Who sees IDLE with HUB needs no more: the next wake goes through the hub's word.
+//! * A body that woke itself needs no hub: the caller that polled it sees WOKEN and wakes itself, and S5a tells the others.
 //! * DONE and FAILED never change (but for GONE, where nobody else looks for a value). A cancellation is never an outcome: a body that ends with its own context's cancellation
 //!   is dropped as if it were pending (S6).
 //! * No user code runs under a lock, and what it panics with is caught: in a body it is the outcome, elsewhere it ends there.

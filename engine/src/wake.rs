@@ -545,7 +545,13 @@ impl WakerCell {
 
 impl Drop for WakerCell {
     fn drop(&mut self) {
-        drop(self.take_back());
+        // What the cell is part of is counted by std's `Arc`, of which a model does not learn that the others are done: it must not guess.
+        let waker = if cfg!(loom) {
+            self.take()
+        } else {
+            self.take_back()
+        };
+        drop(waker);
     }
 }
 
