@@ -65,6 +65,8 @@ use crate::slot::{self, Slot, SlotPtr, Word, meta, new_node, type_id};
 use crate::sync::Arc;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering, fence};
+#[cfg(feature = "tokio")]
+use crate::sync::{free_made, get_or_make};
 use crate::table::{Gap, Table};
 #[cfg(feature = "tokio")]
 use crate::task::Call;
@@ -95,6 +97,9 @@ pub(crate) struct Core {
     graph: Mutex<Graph>,
     /// Who awaits [`Ctx::cancelled`].
     hub: AtomicPtr<Hub>,
+    /// The runtime in which a body of this context was first pending. (std's: no model has a runtime.)
+    #[cfg(feature = "tokio")]
+    runtime: std::sync::atomic::AtomicPtr<tokio::runtime::Handle>,
     taken: Taken,
     /// The context is that of a run of the second tier: what its body calls is asked for there.
     #[cfg(any(feature = "shared", loom))]
@@ -309,6 +314,29 @@ impl CorePtr {
         self.wake_hub();
     }
 
+    /// The context's runtime, if it has one.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn runtime(&self) -> Option<&tokio::runtime::Handle> {
+        // ORDER: Acquire; pairs with the making of it.
+        let runtime = self.runtime.load(std::sync::atomic::Ordering::Acquire);
+        // SAFETY: it lives as long as the context.
+        unsafe { runtime.as_ref() }
+    }
+
+    /// Makes this the context's runtime, if it has none. Gives it back if the context has another.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn set_runtime(
+        &self,
+        runtime: tokio::runtime::Handle,
+    ) -> Result<(), tokio::runtime::Handle> {
+        let home = get_or_make(&self.runtime, || runtime.clone());
+        if home.id() == runtime.id() {
+            Ok(())
+        } else {
+            Err(runtime)
+        }
+    }
+
     fn wake_hub(self) {
         // ORDER: Acquire; pairs with the making of the hub.
         let hub = self.hub.load(Ordering::Acquire);
@@ -487,7 +515,7 @@ impl New {
 impl Drop for New {
     fn drop(&mut self) {
         // SAFETY: it was not linked, so nobody else has it.
-        unsafe { self.0.free() };
+        unsafe { self.0.free(None) };
     }
 }
 
@@ -595,6 +623,8 @@ impl Core {
             options,
             graph: Mutex::new(Graph::default()),
             hub: AtomicPtr::new(std::ptr::null_mut()),
+            #[cfg(feature = "tokio")]
+            runtime: std::sync::atomic::AtomicPtr::new(std::ptr::null_mut()),
             taken: Taken::new(),
             #[cfg(any(feature = "shared", loom))]
             tier: None,
@@ -851,11 +881,16 @@ impl<S: Send + Sync + 'static> Ctx<S> {
             observe::end(core);
         }
         // SAFETY: nobody has a handle, so nobody has a slot.
-        unsafe { core.table.free() };
+        unsafe { core.table.free(core) };
         // ORDER: Relaxed; nobody else is there.
         let hub = core.hub.load(Ordering::Relaxed);
         // SAFETY: the hub goes with its owner.
         unsafe { Hub::release(hub) };
+        #[cfg(feature = "tokio")]
+        // SAFETY: the runtime goes with its owner, and only `set_runtime` uses the place.
+        unsafe {
+            free_made(&core.runtime);
+        }
         crate::stack::contain(|| {
             // SAFETY: it came out of a box (`make`), and this is its end.
             drop(unsafe { Box::from_raw(context.as_ptr()) });

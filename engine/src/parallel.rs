@@ -684,9 +684,7 @@ mod helpers {
                 if let Err(error) = caller.core.check_wait(calls[0].slot().name()) {
                     return Some(Poll::Ready(Err(error)));
                 }
-                if !self.waker.holds(cx.waker()) {
-                    self.waker.set(cx.waker().clone());
-                }
+                self.waker.hold(cx.waker());
                 registered = true;
             }
         }
@@ -773,14 +771,12 @@ mod helpers {
                 registered = true;
                 continue;
             }
-            if may_drive && !slot.look().is_idle() {
-                let w = slot.look();
-                if w.is_terminal() || w.is_idle() || !slot.contend(w) {
-                    continue;
-                }
-            } else if slot.is_woken() {
+            let w = slot.look();
+            if slot.wants_poll(w) {
                 // The body woke itself.
                 cx.waker().wake_by_ref();
+            } else if w.is_terminal() || w.is_empty() || (!w.may_sleep() && !slot.contend(w)) {
+                continue;
             }
             return Poll::Pending;
         }

@@ -224,8 +224,8 @@ impl RawRun {
                 return Poll::Ready(Err(error));
             }
             let may_start = w.is_empty() && !hops;
-            if may_start || (w.is_idle() && !drove && !hops && self.counted && self.slot.is_woken())
-            {
+            let wants_poll = !hops && self.counted && self.slot.wants_poll(w);
+            if may_start || (wants_poll && !drove) {
                 if let Err(error) = self.drive(caller, cx, w, &mut drove, &mut hops) {
                     self.leave(caller);
                     return Poll::Ready(Err(error));
@@ -252,20 +252,23 @@ impl RawRun {
                     self.leave(caller);
                     return Poll::Ready(Err(error));
                 }
+                if wants_poll {
+                    // The body was woken while this call polled it: let the executor go round, and do not loop here. This call is polled
+                    // again in any case, so it need not be registered.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 self.park.register(self.slot.hub(), cx.waker());
                 registered = true;
                 continue;
             }
-            if w.is_idle() {
-                if hops || !self.slot.is_woken() {
-                    // A wake from now on finds this call registered.
-                } else {
-                    // The body woke itself: let the executor go round, and do not loop here.
-                    cx.waker().wake_by_ref();
-                }
-            } else if !self.slot.contend(w) {
+            if wants_poll {
+                // As above, but the wake came after that look.
+                cx.waker().wake_by_ref();
+            } else if !w.may_sleep() && !self.slot.contend(w) {
                 continue;
             }
+            // A wake from now on finds this call registered.
             if hops {
                 stack::hop(self.slot, caller.body, caller.core.strong());
             }
@@ -317,15 +320,12 @@ impl RawRun {
             }
             self.counted = true;
             self.started = true;
-            Start::Caller {
-                body: caller.body,
-                others,
-            }
+            Start::by_caller(caller.body, others)
         } else {
             if !self.slot.claim_idle(w) {
                 return Ok(());
             }
-            Start::No
+            Start::NO
         };
         let starts = w.is_empty();
         let slot = self.slot;

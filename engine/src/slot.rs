@@ -4,7 +4,7 @@
 //! woken may poll it: no caller can stall the others, whether it is dropped or alive and never polled again.
 //!
 //! # The word
-//! `phase:3 | CONTENDED | DEAD | CLOSED | OBSERVED | callers`. *Callers* counts the calls that have joined and not left; it is kept in
+//! `phase:3 | CONTENDED | DEAD | CLOSED | OBSERVED | WOKEN | HOSTED | HUB | PENDED | callers`. *Callers* counts the calls that have joined and not left; it is kept in
 //! every phase that is not terminal, also where there is no body, so that nobody who arrives meanwhile is forgotten.
 //!
 //! ```text
@@ -17,7 +17,7 @@
 //!    |             |   ^  |
 //!    |     pending |   |  | pending, and (nobody is left or CLOSED)
 //!    |             v   |  |
-//!    |            +------+|  claim: only if the hub is WOKEN
+//!    |            +------+|  claim: only if WOKEN, here or at the hub
 //!    |            | IDLE ||
 //!    |            +------+|
 //!    |   last leaver | |  | closer (however many callers)
@@ -35,14 +35,14 @@
 //! | S0 | anybody | look | load Acquire | S7 | the outcome is read after it: Relaxed shows DONE before the value | |
 //! | S1 | first caller, or a helper for callers that are counted | EMPTY\|n → POLLING\|n (+1) | CAS AcqRel | S10 | starting is claiming; Acquire: the old body is gone | |
 //! | S2 | arrival | any live phase\|n → same\|n+1 | CAS AcqRel | | refused if DEAD (look up again) or CLOSED | |
-//! | S3 | counted caller, helper | IDLE → POLLING, after it saw WOKEN | CAS AcqRel, then H3 | S5 | Relaxed: two polls race for the body | |
-//! | S4 | who will sleep and did not see IDLE | w → w\|CONTENDED, also if it is set | CAS AcqRel, after it registered | S5, S7, S10, S11 | not at all, or only when unset: a wake that the poller takes is lost on who sleeps | |
-//! | S5 | poller, pending | POLLING → IDLE, CONTENDED cleared | CAS AcqRel | S3, S4 | Release: the body moves to the next poller; Acquire: sees who registered before S4 | if CONTENDED was set and the hub is WOKEN: everyone (S5a) |
+//! | S3 | counted caller, helper | IDLE → POLLING, WOKEN cleared, after it saw WOKEN here or at the hub | CAS AcqRel, then H3 | S5 | Relaxed: two polls race for the body | |
+//! | S4 | who will sleep and did not see IDLE\|HUB | w → w\|CONTENDED, also if it is set | CAS AcqRel, after it registered | S3, S5, S7, S10, S11 | not at all, or only when unset: a wake that the poller takes is lost on who sleeps, or the next one does not see the hub that it made | |
+//! | S5 | poller, pending | POLLING → IDLE\|PENDED, with WOKEN if the body woke itself, HUB if there is one; CONTENDED cleared | CAS AcqRel | S3, S4 | Release: the body moves to the next poller; Acquire: sees who registered before S4 | if CONTENDED was set or others are counted, and WOKEN is set here or at the hub: everyone (S5a) |
 //! | S6 | poller, pending, nobody left or CLOSED | POLLING → DROPPING | same CAS | | otherwise the body stays although nobody waits | by S10 |
 //! | S7 | poller, ready | POLLING → DONE, FAILED (with DEAD if transient) | xor AcqRel, after the outcome is written and the body dropped | S0, S4 | Release: the outcome; Acquire: the hub of who registered | everyone, if anybody else is counted |
 //! | S8 | leaver | n → n-1 | CAS AcqRel | | POLLING\|1 → POLLING\|0 is legal: the poller sees to it (S6) | |
 //! | S9 | last leaver | IDLE\|1 → DROPPING\|0 | one CAS AcqRel | S5 | in two steps an arrival in between joins a body that goes away | by S10 |
-//! | S10 | owner of DROPPING | DROPPING → EMPTY, CONTENDED cleared | and AcqRel, after the body is dropped | S1 | a plain store loses who joined meanwhile | everyone |
+//! | S10 | owner of DROPPING | DROPPING → EMPTY, CONTENDED, WOKEN, HOSTED cleared | and AcqRel, after the body is dropped | S1 | a plain store loses who joined meanwhile | everyone |
 //! | S11 | closer | IDLE\|n → DROPPING\|n\|CLOSED, otherwise w → w\|CLOSED | CAS AcqRel | S4 | see below | everyone, always |
 //! | S12 | forget | w → w\|DEAD | CAS AcqRel | | a flag, so nobody else meets a false phase | |
 //! | S13 | prime | EMPTY\|n → POLLING\|n, then S7 | CAS AcqRel | S10 | writing without the claim races with a start | by S7 |
@@ -71,8 +71,9 @@
 //! # Invariants
 //! * Body, starter and depth are touched by the holder of POLLING or DROPPING only; the outcome is written by the holder of
 //!   POLLING and read by who saw DONE or FAILED.
-//! * The hub exists before IDLE does (S5 makes it), so who sees IDLE sees the hub. Who sleeps without having seen IDLE goes
-//!   through S4, so whoever moves the word next sees what it registered.
+//! * Who sees HUB sees the hub. Who sleeps without having seen IDLE with HUB goes through S4, so whoever moves the word next sees what it
+//!   registered, and where. Who sees IDLE with HUB needs no more: the next wake goes through the hub's word.
+//! * A body that woke itself needs no hub: the caller that polled it sees WOKEN and wakes itself, and S5a tells the others.
 //! * DONE and FAILED never change (but for GONE, where nobody else looks for a value). A cancellation is never an outcome: a body that ends with its own context's cancellation
 //!   is dropped as if it were pending (S6).
 //! * No user code runs under a lock, and what it panics with is caught: in a body it is the outcome, elsewhere it ends there.
@@ -128,8 +129,18 @@ const DEAD: usize = 1 << 4;
 const CLOSED: usize = 1 << 5;
 /// The context has observers: a hit takes the long way, where they are told ([`crate::observe`]). Set when the slot is made, never cleared.
 const OBSERVED: usize = 1 << 6;
+/// The body woke itself in its last poll. Only in IDLE, and on the way from there to EMPTY.
+const WOKEN: usize = 1 << 7;
+/// The body was first polled in the context's runtime. From the end of that poll until the body is gone.
+const HOSTED: usize = 1 << 8;
+/// The hub was there when this was set, so who sees it sees the hub. Never cleared.
+const HUB: usize = 1 << 9;
+/// There was a body that was pending. Never cleared.
+const PENDED: usize = 1 << 10;
+/// What does not outlive a body.
+const OF_BODY: usize = PHASE | CONTENDED | WOKEN | HOSTED;
 /// One caller.
-const ONE: usize = 1 << 7;
+const ONE: usize = 1 << 11;
 
 /// The part of a slot that does not depend on its types. The first cache line is what a hit reads.
 #[repr(C, align(8))]
@@ -273,6 +284,10 @@ impl Word {
     pub(crate) fn is_idle(self) -> bool {
         self.0 & PHASE == IDLE
     }
+    /// Who sleeps on what it saw here is found by whoever moves the slot on, without S4: its registration is at a hub that was there before.
+    pub(crate) fn may_sleep(self) -> bool {
+        self.0 & (PHASE | HUB) == IDLE | HUB
+    }
     /// Whoever observes the context is to be told.
     #[inline(always)]
     pub(crate) fn is_observed(self) -> bool {
@@ -385,7 +400,7 @@ impl Slot {
     /// S3.
     pub(crate) fn claim_idle(&self, seen: Word) -> bool {
         debug_assert!(seen.is_idle());
-        self.change(seen, seen.0 & !PHASE | POLLING)
+        self.change(seen, seen.0 & !(PHASE | WOKEN) | POLLING)
     }
 
     /// S2.
@@ -466,9 +481,9 @@ impl Slot {
         unsafe { hub.as_ref() }
     }
 
-    /// Whether the body wants a poll.
-    pub(crate) fn is_woken(&self) -> bool {
-        self.hub_if_made().is_some_and(Hub::is_woken)
+    /// Whether the slot, seen as `seen`, has a body that wants a poll and that nobody polls.
+    pub(crate) fn wants_poll(&self, seen: Word) -> bool {
+        seen.is_idle() && (seen.0 & WOKEN != 0 || self.hub_if_made().is_some_and(Hub::is_woken))
     }
 
     pub(crate) fn wake_all(&self) {
@@ -511,19 +526,52 @@ impl Slot {
     }
 }
 
-/// What a claim to start knows of who starts.
+/// What a poll of a body comes to; the error is what it panicked with.
+type Polled = std::thread::Result<Poll<Result<(), TaskError>>>;
+
+/// What a claim to start knows of who starts. (Two words, so that it goes in registers.)
 #[derive(Clone, Copy)]
-pub(crate) enum Start {
+pub(crate) struct Start {
+    by: By,
+    /// The body that starts the run, or for which it is started.
+    parent: Option<SlotPtr>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
     /// The body is there.
-    No,
+    Nobody,
+    /// A caller whose body, if it has one, waits for this run from now on, and who is alone here.
+    Caller,
+    /// The same, but other callers are counted already.
+    CallerAmongOthers,
+    /// A helper or the driver of a hop: the callers' edges are in the wait graph already.
+    Helper,
+}
+
+impl Start {
+    /// The body is there.
+    pub(crate) const NO: Self = Self {
+        by: By::Nobody,
+        parent: None,
+    };
+
     /// For a caller: its body, if it has one, waits for this run from now on.
-    Caller {
-        body: Option<SlotPtr>,
-        /// Other callers are counted already.
-        others: bool,
-    },
-    /// By a helper or from a hop: the callers' edges are in the wait graph already.
-    Helper(Option<SlotPtr>),
+    pub(crate) fn by_caller(body: Option<SlotPtr>, others: bool) -> Self {
+        let by = if others {
+            By::CallerAmongOthers
+        } else {
+            By::Caller
+        };
+        Self { by, parent: body }
+    }
+
+    fn by_helper(parent: Option<SlotPtr>) -> Self {
+        Self {
+            by: By::Helper,
+            parent,
+        }
+    }
 }
 
 impl SlotPtr {
@@ -591,11 +639,11 @@ impl SlotPtr {
             }
             if w.is_empty() {
                 if self.claim_empty(w) {
-                    return Attempt::Driven(self.drive(core, Start::Helper(parent), false));
+                    return Attempt::Driven(self.drive(core, Start::by_helper(parent), false));
                 }
-            } else if w.is_idle() && self.is_woken() {
+            } else if self.wants_poll(w) {
                 if self.claim_idle(w) {
-                    return Attempt::Driven(self.drive(core, Start::No, false));
+                    return Attempt::Driven(self.drive(core, Start::NO, false));
                 }
             } else {
                 return Attempt::NotNow;
@@ -626,20 +674,18 @@ impl SlotPtr {
             core,
             counted,
         };
-        let fresh = !matches!(start, Start::No);
-        let body = match start {
+        let Start { by, parent } = start;
+        let fresh = by != By::Nobody;
+        let body = match by {
             // SAFETY: the claim is ours.
-            Start::No => unsafe { self.body() },
-            Start::Caller { body: parent, .. } | Start::Helper(parent) => {
-                let (edge, others) = match start {
-                    Start::Caller { body, others } => (body, others),
-                    _ => (None, true),
-                };
+            By::Nobody => unsafe { self.body() },
+            By::Caller | By::CallerAmongOthers | By::Helper => {
+                let edge = parent.filter(|_| by != By::Helper);
                 let edge = edge.map_or(std::ptr::null_mut(), SlotPtr::as_ptr);
                 // ORDER: Release; read under the lock of the wait graph, by searches that come after a join of this run's body.
                 self.starter.store(edge, Ordering::Release);
-                // A slot with a hub may have run before: somebody who judged the old run may be on his way.
-                let depth = if others || self.hub_if_made().is_some() {
+                // After an earlier run, somebody who judged that one may be on his way.
+                let depth = if by != By::Caller || self.look().0 & (PENDED | HUB) != 0 {
                     cycle::depth(core, parent, self)
                 } else {
                     parent.map_or(0, |parent| parent.depth() + 1)
@@ -653,8 +699,7 @@ impl SlotPtr {
                 self.transient.store(false, Ordering::Relaxed);
                 self.has_called.store(false, Ordering::Relaxed);
                 if OBSERVED {
-                    let direct = matches!(start, Start::Caller { .. });
-                    observe::start(core, self, parent, direct);
+                    observe::start(core, self, parent, by != By::Helper);
                 }
                 // SAFETY: `meta` is of this slot's types, and the claim is ours.
                 let made = catch_unwind(AssertUnwindSafe(|| unsafe {
@@ -683,35 +728,54 @@ impl SlotPtr {
             hub.take_woken();
         }
         let waker = PollWaker::new(&self.hub);
-        let poll = || {
-            waker.with(|waker| {
-                stack::enter(self, waker, || {
-                    catch_unwind(AssertUnwindSafe(|| {
-                        // SAFETY: the body is alive and the claim on it is ours.
-                        let poll = unsafe { body.as_ref().poll };
-                        // SAFETY: as above; the function is of the body's type.
-                        unsafe { poll(body, self, &mut Context::from_waker(waker)) }
-                    }))
-                })
-            })
-        };
         // For a fresh one `start` has said so: making the body counts as a part of its first poll.
         if OBSERVED && !fresh {
             observe::poll(core, self);
         }
-        let polled = match hub {
+        let (polled, woken) = if fresh {
+            self.poll_body(body, &waker)
+        } else {
             // SAFETY: the claim is ours.
-            Some(hub) if !fresh => unsafe { hub.with_runtime(poll) },
-            _ => poll(),
+            unsafe { self.poll_body_again(core, body, &waker) }
         };
         if OBSERVED {
             observe::polled(core, self);
         }
         match polled {
             Ok(Poll::Ready(outcome)) => claim.finish::<OBSERVED>(outcome),
-            Ok(Poll::Pending) => claim.release(&waker, fresh),
+            Ok(Poll::Pending) => claim.release(woken || waker.was_woken(), fresh),
             Err(payload) => claim.panicked::<OBSERVED>(payload),
         }
+    }
+
+    /// Polls the body, for who holds the claim. Also says whether the body woke itself.
+    #[inline(always)]
+    fn poll_body(self, body: NonNull<Body>, waker: &PollWaker<'_>) -> (Polled, bool) {
+        waker.with(|waker| {
+            stack::enter(self, waker, || {
+                catch_unwind(AssertUnwindSafe(|| {
+                    // SAFETY: the body is alive and the claim on it is ours.
+                    let poll = unsafe { body.as_ref().poll };
+                    // SAFETY: as above; the function is of the body's type.
+                    unsafe { poll(body, self, &mut Context::from_waker(waker)) }
+                }))
+            })
+        })
+    }
+
+    /// The same, after the first time.
+    ///
+    /// # Safety
+    /// The caller holds the claim.
+    #[inline(never)] // the first time is the faster for not having this in its way
+    unsafe fn poll_body_again(
+        self,
+        core: CorePtr,
+        body: NonNull<Body>,
+        waker: &PollWaker<'_>,
+    ) -> (Polled, bool) {
+        // SAFETY: the promise of the caller.
+        unsafe { self.in_runtime(Some(core), || self.poll_body(body, waker)) }
     }
 
     /// Drops the body, for who moved the word to DROPPING, and S10.
@@ -720,14 +784,14 @@ impl SlotPtr {
             observe::poll(core, self);
         }
         // SAFETY: DROPPING is a claim, and ours.
-        unsafe { self.drop_body_in_runtime() };
+        unsafe { self.drop_body_in_runtime(Some(core)) };
         if core.is_observed() {
             observe::polled(core, self);
             observe::cancel(core, self);
         }
         // ORDER: AcqRel (S10); Release: the body is gone before S1 starts another. And a read-modify-write: who joined
         // meanwhile stays counted.
-        self.word.fetch_and(!(PHASE | CONTENDED), Ordering::AcqRel);
+        self.word.fetch_and(!OF_BODY, Ordering::AcqRel);
         self.wake_all();
     }
 
@@ -735,14 +799,14 @@ impl SlotPtr {
     ///
     /// # Safety
     /// The caller holds POLLING or DROPPING, or is the last to have the slot, which is neither DONE nor FAILED.
-    unsafe fn drop_body_in_runtime(self) {
+    unsafe fn drop_body_in_runtime(self, core: Option<CorePtr>) {
         // SAFETY: the promise of the caller.
         let Some(body) = (unsafe { self.take_body() }) else {
             return;
         };
         let drop = || {
             // As a poll: a destructor may call tasks, whose bodies have destructors.
-            stack::enter(self, Waker::noop(), || {
+            let _ = stack::enter(self, Waker::noop(), || {
                 stack::contain(|| {
                     // SAFETY: the body was alive and in nobody else's hands.
                     let drop = unsafe { body.as_ref().drop };
@@ -751,11 +815,59 @@ impl SlotPtr {
                 });
             });
         };
-        match self.hub_if_made() {
-            // SAFETY: the promise of the caller.
-            Some(hub) => unsafe { hub.with_runtime(drop) },
-            None => drop(),
+        // SAFETY: the promise of the caller.
+        unsafe { self.in_runtime(core, drop) };
+    }
+
+    /// Calls `f` inside the runtime in which the body was started, if it was started in one. `core`: the slot's context, unless there is none.
+    ///
+    /// # Safety
+    /// The caller holds POLLING or DROPPING, or is the last to have the slot.
+    unsafe fn in_runtime<R>(self, core: Option<CorePtr>, f: impl FnOnce() -> R) -> R {
+        #[cfg(feature = "tokio")]
+        {
+            let handle = if self.look().0 & HOSTED != 0 {
+                core.as_ref().and_then(|core| core.runtime())
+            } else {
+                // SAFETY: the promise of the caller.
+                self.hub_if_made().and_then(|hub| unsafe { hub.runtime() })
+            };
+            // It panics on a thread that is going down; the body then finds out by itself.
+            let enter = || handle.map(tokio::runtime::Handle::enter);
+            let _entered = catch_unwind(AssertUnwindSafe(enter));
+            f()
         }
+        #[cfg(not(feature = "tokio"))]
+        {
+            let _ = core;
+            f()
+        }
+    }
+
+    /// Keeps the runtime of this thread for the later polls of the body, after its first. Gives HOSTED if that is the context's.
+    ///
+    /// # Safety
+    /// The caller holds the claim.
+    unsafe fn keep_runtime(self, core: CorePtr) -> usize {
+        #[cfg(feature = "tokio")]
+        {
+            let here = tokio::runtime::Handle::try_current().ok();
+            let foreign = match here.map(|here| core.set_runtime(here)) {
+                Some(Ok(())) => return HOSTED,
+                Some(Err(here)) => Some(here),
+                None => None,
+            };
+            let hub = match &foreign {
+                Some(_) => Some(self.hub()),
+                None => self.hub_if_made(),
+            };
+            if let Some(hub) = hub {
+                // SAFETY: the promise of the caller.
+                unsafe { hub.set_runtime(foreign) };
+            }
+        }
+        let _ = core;
+        0
     }
 
     /// Puts in the value that `write` writes, for who holds the claim of S13.
@@ -776,7 +888,7 @@ impl SlotPtr {
     ///
     /// # Safety
     /// Nobody else has the slot any more, and it is not used after this.
-    pub(crate) unsafe fn free(self) {
+    pub(crate) unsafe fn free(self, core: Option<CorePtr>) {
         let w = self.look();
         if w.is_done() {
             // SAFETY: DONE has a value, which nobody reads any more.
@@ -789,7 +901,7 @@ impl SlotPtr {
             stack::contain(|| drop(error));
         } else {
             // SAFETY: nobody else has the slot; claims end before their holder's handle of the context goes.
-            unsafe { self.drop_body_in_runtime() };
+            unsafe { self.drop_body_in_runtime(core) };
         }
         // ORDER: Relaxed; the last handle's Acquire fence is before this.
         let hub = self.hub.load(Ordering::Relaxed);
@@ -834,7 +946,7 @@ impl Claim {
         let slot = self.slot;
         // A body that returned is gone (`TypedBody::poll`); one that panicked is there. A second panic adds nothing to the first.
         // SAFETY: the claim is ours.
-        unsafe { slot.drop_body_in_runtime() };
+        unsafe { slot.drop_body_in_runtime(Some(self.core)) };
         self.core.settle(slot);
         match outcome {
             Ok(()) => {
@@ -866,7 +978,7 @@ impl Claim {
             }
             loop {
                 let w = slot.look();
-                if slot.change(w, (w.0 & !(PHASE | CONTENDED)) | CLOSED) {
+                if slot.change(w, (w.0 & !OF_BODY) | CLOSED) {
                     slot.wake_all();
                     return Poll::Ready(());
                 }
@@ -906,31 +1018,36 @@ impl Claim {
     }
 
     /// The body is pending: S5 or S6.
-    fn release(self, waker: &PollWaker<'_>, first: bool) -> Poll<()> {
-        let Claim { slot, core, .. } = self;
+    fn release(self, woken: bool, first: bool) -> Poll<()> {
+        let Claim {
+            slot,
+            core,
+            counted,
+        } = self;
         std::mem::forget(self);
         core.settle(slot);
-        // Before IDLE is seen: whoever sees IDLE and sleeps is found by whoever wakes.
-        let hub = slot.hub();
-        if waker.was_woken() {
-            hub.set_woken();
-        }
-        if first {
+        let hosted = if first {
             // SAFETY: the claim is still ours.
-            unsafe { hub.set_runtime() };
-        }
+            unsafe { slot.keep_runtime(core) }
+        } else {
+            0
+        };
+        let woken = if woken { WOKEN } else { 0 };
         loop {
             let w = slot.look();
             let goes = w.callers() == 0 || w.is_closed();
-            let to = if goes { DROPPING } else { IDLE };
-            if !slot.change(w, (w.0 & !(PHASE | CONTENDED)) | to) {
+            let phase = if goes { DROPPING } else { IDLE };
+            let has_hub = if slot.hub_if_made().is_some() { HUB } else { 0 };
+            let stays = w.0 & !(PHASE | CONTENDED);
+            if !slot.change(w, stays | phase | woken | hosted | has_hub | PENDED) {
                 continue;
             }
+            let others = w.0 & CONTENDED != 0 || w.callers() > usize::from(counted);
             if goes {
                 stack::drop_body(slot, core);
-            } else if w.0 & CONTENDED != 0 && hub.is_woken() {
-                // S5a: somebody saw POLLING and slept, perhaps after the wake.
-                hub.wake_all();
+            } else if others && (woken != 0 || slot.hub_if_made().is_some_and(Hub::is_woken)) {
+                // S5a: somebody saw POLLING and slept, perhaps after the wake; or somebody is parked, and the body woke itself.
+                slot.wake_all();
             }
             return Poll::Pending;
         }

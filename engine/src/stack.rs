@@ -4,7 +4,7 @@
 //! Tasks call tasks, so polling one may poll a chain of them, and dropping one may drop a chain. Both would
 //! recurse as deep as the chain is long. Instead:
 //!
-//! * **Polls hop.** A call that is polled where the stack is nearly used up (or [`NESTED`] polls deep) does not poll
+//! * **Polls hop.** A call that is polled where the stack is nearly used up (or [`NESTED`] polls deep, on a stack that is not ample) does not poll
 //!   its slot: it parks as any caller does, leaves a [`Hop`] behind and is pending. The poll at the bottom of this stack, the
 //!   *base*, drives the hops once its own body has returned, newest first. Each hop that ends wakes the body that waits for
 //!   it, which is an older hop: so a chain of any length is driven in one go, on a short stack.
@@ -26,13 +26,16 @@ use crate::context::{CorePtr, Strong};
 use crate::held::Counted;
 use crate::slot::{Attempt, Slot, SlotPtr};
 
-/// How many polls may be nested before the next one hops, whatever the stack. Beyond some dozens nothing is gained.
+/// How many polls may be nested before the next one hops, unless the stack is ample.
 const NESTED: u32 = if cfg!(loom) { 4 } else { 128 };
 /// How many bodies may be dropped inside one another.
 const NESTED_DROPS: u32 = 16;
 /// Stack that a poll must find: room for a body with large locals in a debug build, and what it calls.
 #[cfg(not(loom))]
 const RED_ZONE_BYTES: usize = 192 * 1024;
+/// Stack that is ample: half of what threads have by default. While there is more, polls nest, since a hop costs each level above it a hub.
+#[cfg(not(loom))]
+const AMPLE_BYTES: usize = 1024 * 1024;
 /// Fresh stack for a base that would not find that.
 #[cfg(not(loom))]
 const FRESH_STACK_BYTES: usize = 2 * 1024 * 1024;
@@ -43,6 +46,8 @@ struct Nest {
     polls: Cell<u32>,
     /// The waker that the innermost poll gave to its body; null outside of any poll.
     waker: Cell<*const Waker>,
+    /// The body of the innermost poll has woken itself.
+    woken: Cell<bool>,
     /// The slot whose body the innermost poll, or drop, is of; null outside of any.
     slot: Cell<*const Slot>,
     /// Where the base's hops begin in the list.
@@ -55,6 +60,7 @@ crate::sync::local! {
     static NEST: Nest = Nest {
         polls: Cell::new(0),
         waker: Cell::new(std::ptr::null()),
+        woken: Cell::new(false),
         slot: Cell::new(std::ptr::null()),
         first_hop: Cell::new(0),
         hops: Cell::new(0),
@@ -130,22 +136,31 @@ pub(crate) fn place(waker: &Waker) -> Place {
         if !outer.will_wake(waker) {
             return Place::Base;
         }
-        let room = nest.polls.get() < NESTED && has_room();
-        if room { Place::Nested } else { Place::Hop }
+        if has_room(nest.polls.get()) {
+            Place::Nested
+        } else {
+            Place::Hop
+        }
     })
 }
 
+/// Whether one more poll may be nested in so many.
 #[cfg(not(loom))]
 #[inline]
-fn has_room() -> bool {
+fn has_room(polls: u32) -> bool {
+    let needs = if polls < NESTED {
+        RED_ZONE_BYTES
+    } else {
+        AMPLE_BYTES
+    };
     // Unknown on an exotic platform: the count alone bounds the nesting then.
-    stacker::remaining_stack().is_none_or(|bytes| bytes > RED_ZONE_BYTES)
+    stacker::remaining_stack().map_or(polls < NESTED, |bytes| bytes > needs)
 }
 
 // loom runs its threads on small stacks of its own, which `stacker` does not know: the count bounds the nesting.
 #[cfg(loom)]
-fn has_room() -> bool {
-    true
+fn has_room(polls: u32) -> bool {
+    polls < NESTED
 }
 
 /// What no other living thread has: an address in this one's own storage.
@@ -160,26 +175,45 @@ pub(crate) fn is_inside(slot: SlotPtr) -> bool {
     NEST.with(|nest| std::ptr::eq(nest.slot.get(), slot.as_ptr()))
 }
 
-/// Calls `f`, which polls the body of `slot` with `waker`, or drops it, one level deeper.
+/// Notes a wake by the waker with this data, if the innermost poll of a body on this thread was given that waker: the
+/// poller looks at the note when the body returns ([`enter`]).
 #[inline]
-pub(crate) fn enter<R>(slot: SlotPtr, waker: &Waker, f: impl FnOnce() -> R) -> R {
+pub(crate) fn wakes_itself(data: *const ()) -> bool {
+    NEST.try_with(|nest| {
+        // SAFETY: null, or the poll that set it is still on this stack (`enter` restores it on the way out).
+        let waker = unsafe { nest.waker.get().as_ref() };
+        let itself = waker.is_some_and(|waker| std::ptr::eq(waker.data(), data));
+        if itself {
+            nest.woken.set(true);
+        }
+        itself
+    })
+    .unwrap_or(false)
+}
+
+/// Calls `f`, which polls the body of `slot` with `waker`, or drops it, one level deeper. Also says whether the body woke itself.
+#[inline]
+pub(crate) fn enter<R>(slot: SlotPtr, waker: &Waker, f: impl FnOnce() -> R) -> (R, bool) {
     let restore = NEST.with(|nest| {
         let polls = nest.polls.get();
         nest.polls.set(polls + 1);
         Restore {
             polls,
             waker: nest.waker.replace(waker),
+            woken: nest.woken.replace(false),
             slot: nest.slot.replace(slot.as_ptr()),
         }
     });
     let result = f();
+    let woken = NEST.with(|nest| nest.woken.get());
     drop(restore);
-    result
+    (result, woken)
 }
 
 struct Restore {
     polls: u32,
     waker: *const Waker,
+    woken: bool,
     slot: *const Slot,
 }
 
@@ -189,6 +223,7 @@ impl Drop for Restore {
         NEST.with(|nest| {
             nest.polls.set(self.polls);
             nest.waker.set(self.waker);
+            nest.woken.set(self.woken);
             nest.slot.set(self.slot);
         });
     }
@@ -211,6 +246,7 @@ fn base_inside<R>(f: impl FnOnce() -> R) -> (R, bool) {
         let restore = Restore {
             polls: nest.polls.replace(0),
             waker: nest.waker.replace(std::ptr::null()),
+            woken: nest.woken.get(),
             slot: nest.slot.get(),
         };
         (restore, OuterBase(nest.first_hop.replace(nest.hops.get())))

@@ -97,12 +97,47 @@ pub(crate) mod cell {
     }
 }
 
-/// Somebody else must get on first. loom would otherwise explore every number of tries.
-pub(crate) fn spin_hint() {
-    #[cfg(loom)]
-    loom::thread::yield_now();
-    #[cfg(not(loom))]
-    std::hint::spin_loop();
+/// What `place` points to, made by whoever needs it first. (`std`'s atomics, not the models': what is kept here is no question of theirs.)
+pub(crate) fn get_or_make<T>(
+    place: &std::sync::atomic::AtomicPtr<T>,
+    make: impl FnOnce() -> T,
+) -> &T {
+    use std::sync::atomic::Ordering;
+    // ORDER: Acquire; pairs with the AcqRel below.
+    let mut made = place.load(Ordering::Acquire);
+    if made.is_null() {
+        let new = Box::into_raw(Box::new(make()));
+        // ORDER: AcqRel; Release publishes the new one, Acquire (also on failure) reads another's.
+        match place.compare_exchange(
+            std::ptr::null_mut(),
+            new,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        ) {
+            Ok(_) => made = new,
+            Err(theirs) => {
+                // SAFETY: `new` came out of a box just now and nobody else has seen it.
+                drop(unsafe { Box::from_raw(new) });
+                made = theirs;
+            }
+        }
+    }
+    // SAFETY: it is never replaced, and its owner, who is borrowed, frees it with [`free_made`].
+    unsafe { &*made }
+}
+
+/// Frees what [`get_or_make`] made, if it did.
+///
+/// # Safety
+/// The owner of `place` is at its end, and `place` was given to nothing but [`get_or_make`].
+#[inline]
+pub(crate) unsafe fn free_made<T>(place: &std::sync::atomic::AtomicPtr<T>) {
+    // ORDER: Relaxed; nobody else is there.
+    let made = place.load(std::sync::atomic::Ordering::Relaxed);
+    if !made.is_null() {
+        // SAFETY: it came out of a box, and nobody borrows it any more.
+        drop(unsafe { Box::from_raw(made) });
+    }
 }
 
 /// Locks, and goes on with the data if another holder panicked: no user code runs under our locks,

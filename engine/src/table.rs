@@ -13,6 +13,7 @@
 //!
 //! User code that runs here is `Eq` of the input. It holds nothing of ours, so it may panic and it may call the engine.
 
+use crate::context::CorePtr;
 use crate::slot::{SlotPtr, Word};
 use crate::sync::atomic::{AtomicPtr, Ordering};
 
@@ -128,7 +129,7 @@ impl Table {
     ///
     /// # Safety
     /// Nobody else has the context any more, and the table is not used after this.
-    pub(crate) unsafe fn free(&self) {
+    pub(crate) unsafe fn free(&self, core: CorePtr) {
         // Which links are used, without a branch for each: which ones they are is as good as random.
         let mut used = 0u32;
         for (at, link) in self.links.iter().enumerate() {
@@ -139,13 +140,13 @@ impl Table {
             let first = self.links[used.trailing_zeros() as usize].load(Ordering::Relaxed);
             used &= used - 1;
             // SAFETY: the promise of the caller.
-            unsafe { Self::free_below(first) };
+            unsafe { Self::free_below(first, core) };
         }
     }
 
     /// # Safety
     /// As for [`Table::free`], for the slots that are reached from `next`.
-    unsafe fn free_below(mut next: *mut Slot) {
+    unsafe fn free_below(mut next: *mut Slot, core: CorePtr) {
         // ORDER: Relaxed, here and below, as in `free`.
         // SAFETY: a linked slot is a slot, and each is reached once: it has one link.
         while let Some(slot) = unsafe { SlotPtr::from_raw(next) } {
@@ -169,7 +170,7 @@ impl Table {
                 }
             }
             // SAFETY: nobody has it any more, and nothing links to it.
-            unsafe { slot.free() };
+            unsafe { slot.free(Some(core)) };
         }
     }
 }

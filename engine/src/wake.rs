@@ -1,7 +1,8 @@
 //! The hub of a slot: who is woken when the body is woken, and how.
 //!
-//! A body is always polled with the hub's waker. A wake sets `WOKEN` and wakes everyone who is
-//! parked; whoever is polled first claims the slot and polls the body. The hub does not know its slot, so a
+//! A body is polled with the hub's waker, or with one that makes the hub when it is cloned. A wake sets `WOKEN` and wakes everyone who is
+//! parked; whoever is polled first claims the slot and polls the body. A body that wakes itself while it is polled needs none of that:
+//! its poller takes the note ([`stack::wakes_itself`]) into the slot's word. The hub does not know its slot, so a
 //! wake may come when the slot, its context and everything else is gone: it then finds nobody parked.
 //!
 //! * The first caller that parks is the *driver*; its waker is in a [`WakerCell`] and costs no allocation.
@@ -15,7 +16,7 @@
 //!
 //! | bit | set by | cleared by | what it says |
 //! |---|---|---|---|
-//! | `WOKEN` | a wake (H1); the poller that moves the stack's flag (H2) | the claimant, before it polls (H3) | the body wants a poll |
+//! | `WOKEN` | a wake (H1), but for a body's own | the claimant, before it polls (H3) | the body wants a poll |
 //! | `WAITERS` | a waiter, after it is listed with event-listener (H4) | never | `notify` may find somebody; without it `notify` is skipped |
 //! | `DRIVER` | the caller that takes the driver's place (H5) | the same, after it took its waker back (H6) | the cell has an owner |
 //!
@@ -25,10 +26,8 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
-#[cfg(feature = "tokio")]
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll, RawWaker, RawWakerVTable, Wake, Waker};
+use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
 use event_listener::{Event, EventListener};
 
@@ -36,7 +35,7 @@ use crate::observe;
 use crate::stack;
 use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::cell::UnsafeCell;
-use crate::sync::{Arc, spin_hint};
+use crate::sync::{Arc, free_made, get_or_make};
 
 const WOKEN: usize = 1;
 const WAITERS: usize = 2;
@@ -49,12 +48,12 @@ pub(crate) struct Hub {
     waiters: Event,
     /// What observers are to be told of the slot's run; made in a context that has any. (std's: no model has observers.)
     cell: std::sync::atomic::AtomicPtr<observe::Cell>,
-    /// The runtime in which the body was started, if any; owned by who holds the slot's claim.
+    /// The runtime in which the body was started, if it is not the context's; owned by who holds the slot's claim.
     #[cfg(feature = "tokio")]
     runtime: UnsafeCell<Option<tokio::runtime::Handle>>,
 }
 
-// SAFETY: `runtime` is touched by the holder of the slot's claim only (`Hub::with_runtime`, `Hub::set_runtime`), and
+// SAFETY: `runtime` is touched by the holder of the slot's claim only (`Hub::runtime`, `Hub::set_runtime`), and
 // claims are ordered by the slot's word (S5 with S3); `WakerCell` and `Event` are Sync.
 unsafe impl Sync for Hub {}
 // SAFETY: a tokio handle, wakers and an event may all be dropped on any thread.
@@ -100,27 +99,7 @@ impl Hub {
 
     /// The observers' part, made by whoever needs it first.
     pub(crate) fn cell(&self) -> &observe::Cell {
-        // ORDER: Acquire; pairs with the AcqRel below.
-        let mut cell = self.cell.load(Ordering::Acquire);
-        if cell.is_null() {
-            let new = Box::into_raw(Box::new(observe::Cell::new()));
-            // ORDER: AcqRel; Release publishes the new cell, Acquire (also on failure) reads another's.
-            match self.cell.compare_exchange(
-                std::ptr::null_mut(),
-                new,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
-                Ok(_) => cell = new,
-                Err(theirs) => {
-                    // SAFETY: `new` came out of a box just now and nobody else has seen it.
-                    drop(unsafe { Box::from_raw(new) });
-                    cell = theirs;
-                }
-            }
-        }
-        // SAFETY: a cell is never replaced and goes with the hub.
-        unsafe { &*cell }
+        get_or_make(&self.cell, observe::Cell::new)
     }
 
     /// Gives the slot's reference back.
@@ -144,19 +123,20 @@ impl Hub {
 
     /// H3: the claimant takes the wake, before it polls.
     pub(crate) fn take_woken(&self) {
-        // ORDER: AcqRel; Acquire pairs with H1: what the waker's thread did before the wake is seen by the body.
-        // Release: the next wake that finds the bit clear is ordered behind this. A store would drop a wake that comes meanwhile.
-        self.word.fetch_and(!WOKEN, Ordering::AcqRel);
-    }
-
-    /// H2: the poller moves the wake that the body left on the stack.
-    pub(crate) fn set_woken(&self) {
-        // ORDER: AcqRel; as H1. Whoever is parked is told by the release of the claim (S5a).
-        self.word.fetch_or(WOKEN, Ordering::AcqRel);
+        // ORDER: Relaxed; a wake that is not seen here stays for the next claimant.
+        if self.word.load(Ordering::Relaxed) & WOKEN != 0 {
+            // ORDER: AcqRel; Acquire pairs with H1: what the waker's thread did before the wake is seen by the body.
+            // Release: the next wake that finds the bit clear is ordered behind this. A store would drop a wake that comes meanwhile.
+            self.word.fetch_and(!WOKEN, Ordering::AcqRel);
+        }
     }
 
     /// H1: the body's waker was called.
     fn wake(&self) {
+        if stack::wakes_itself(std::ptr::from_ref(self).cast()) {
+            // The body is about to return to its poller, who sees to it (S5, S5a).
+            return;
+        }
         // ORDER: AcqRel; Release publishes what the caller did before the wake to H3; Acquire pairs with H4, H5.
         let old = self.word.fetch_or(WOKEN, Ordering::AcqRel);
         if old & WOKEN == 0 {
@@ -206,46 +186,32 @@ impl Hub {
         RawWaker::new(hub.cast(), &HUB_VTABLE)
     }
 
-    /// Calls `f` inside the runtime in which the body was started, if it was started in one.
+    /// The runtime in which the body was started, if it was kept here.
     ///
     /// # Safety
-    /// The caller holds the claim of the hub's slot.
-    pub(crate) unsafe fn with_runtime<R>(&self, f: impl FnOnce() -> R) -> R {
-        #[cfg(feature = "tokio")]
-        {
-            // SAFETY: the claim is exclusive, so nobody writes the field meanwhile.
-            let handle = unsafe { self.runtime.read(Option::clone) };
-            // It panics on a thread that is going down; the body then finds out by itself.
-            let enter = || handle.as_ref().map(tokio::runtime::Handle::enter);
-            let _entered = catch_unwind(AssertUnwindSafe(enter));
-            f()
-        }
-        #[cfg(not(feature = "tokio"))]
-        f()
+    /// The caller holds the claim of the hub's slot as long as it uses the handle.
+    #[cfg(feature = "tokio")]
+    pub(crate) unsafe fn runtime(&self) -> Option<&tokio::runtime::Handle> {
+        // SAFETY: the claim is exclusive, and its holder writes the field only after a first poll (`set_runtime`).
+        unsafe { self.runtime.read(Option::as_ref) }
     }
 
-    /// Keeps the runtime of this thread for the later polls of the body.
+    /// Keeps a runtime for the later polls of the body.
     ///
     /// # Safety
     /// The caller holds the claim of the hub's slot.
-    pub(crate) unsafe fn set_runtime(&self) {
-        #[cfg(feature = "tokio")]
-        {
-            let handle = tokio::runtime::Handle::try_current().ok();
-            // SAFETY: the claim is exclusive.
-            let old = unsafe { self.runtime.write(|r| std::mem::replace(r, handle)) };
-            drop(old);
-        }
+    #[cfg(feature = "tokio")]
+    pub(crate) unsafe fn set_runtime(&self, runtime: Option<tokio::runtime::Handle>) {
+        // SAFETY: the claim is exclusive.
+        let old = unsafe { self.runtime.write(|r| std::mem::replace(r, runtime)) };
+        drop(old);
     }
 }
 
 impl Drop for Hub {
     fn drop(&mut self) {
-        let cell = *self.cell.get_mut();
-        if !cell.is_null() {
-            // SAFETY: it came out of a box (`cell`), and this is its end.
-            drop(unsafe { Box::from_raw(cell) });
-        }
+        // SAFETY: this is the end of the hub, and only `cell` uses the place.
+        unsafe { free_made(&self.cell) };
     }
 }
 
@@ -268,8 +234,8 @@ static HUB_VTABLE: RawWakerVTable = RawWakerVTable::new(
 
 /// The waker of one poll, on the poller's stack.
 ///
-/// While the slot has no hub, cloning makes one, and waking by reference only sets a flag here, which the
-/// poller moves into the hub before it releases the claim. So a body that is ready at once never makes a hub.
+/// While the slot has no hub, cloning makes one, and waking by reference only leaves a note, which the poller looks at when it releases
+/// the claim. So a body that is ready at once, or does nothing but wake itself, never makes a hub.
 pub(crate) struct PollWaker<'s> {
     slot: &'s AtomicPtr<Hub>,
     woken: AtomicBool,
@@ -284,6 +250,7 @@ impl<'s> PollWaker<'s> {
     }
 
     /// Calls `f` with the waker to poll the body with.
+    #[inline(always)]
     pub(crate) fn with<R>(&self, f: impl FnOnce(&Waker) -> R) -> R {
         // ORDER: Acquire; pairs with the making of the hub.
         let hub = self.slot.load(Ordering::Acquire);
@@ -299,10 +266,11 @@ impl<'s> PollWaker<'s> {
         f(&waker)
     }
 
-    /// Whether the body woke itself by reference while there was no hub.
+    /// Whether another thread woke the body by reference, while there was no hub.
     pub(crate) fn was_woken(&self) -> bool {
-        // ORDER: Acquire; pairs with the Release of the swap in `STACK_VTABLE`, which another thread may have done.
-        self.woken.swap(false, Ordering::AcqRel)
+        // ORDER: Acquire; pairs with the Release of the swap in `STACK_VTABLE`, which another thread may have done. After the poll nobody has
+        // the waker.
+        self.woken.load(Ordering::Acquire)
     }
 }
 
@@ -320,8 +288,10 @@ static STACK_VTABLE: RawWakerVTable = RawWakerVTable::new(
     |this| {
         // SAFETY: the waker is borrowed from the poll in which `this` lives.
         let this = unsafe { &*this.cast::<PollWaker<'_>>() };
-        // ORDER: AcqRel; a swap since loom lets a load read a value that a store racing with a read-modify-write has overwritten.
-        this.woken.swap(true, Ordering::AcqRel);
+        if !stack::wakes_itself(std::ptr::from_ref(this).cast()) {
+            // ORDER: Release; pairs with the Acquire of `was_woken`. Two stores may race, of the same value.
+            this.woken.store(true, Ordering::Release);
+        }
     },
     |_| {},
 );
@@ -346,32 +316,54 @@ unsafe impl Sync for Waiter {}
 // SAFETY: a listener may go to another thread, and so may the cell.
 unsafe impl Send for Waiter {}
 
-impl Wake for Waiter {
-    fn wake(self: Arc<Self>) {
-        queue::push(queue::Item::Waiter(self));
+impl Waiter {
+    /// What event-listener wakes in place of the caller's waker. This one is not counted, its clones are.
+    fn borrowed_waker(self: &Arc<Self>) -> std::mem::ManuallyDrop<Waker> {
+        let raw = RawWaker::new(Arc::as_ptr(self).cast(), &WAITER_VTABLE);
+        // SAFETY: `WAITER_VTABLE` works on a pointer that came out of an `Arc<Waiter>`; the borrowed one is not dropped.
+        std::mem::ManuallyDrop::new(unsafe { Waker::from_raw(raw) })
     }
 }
+
+/// All of these are called under the lock of event-listener's list, so none of them does more than count and queue.
+static WAITER_VTABLE: RawWakerVTable = RawWakerVTable::new(
+    |waiter| {
+        // SAFETY: the waker that is cloned has a count, or is borrowed from who has one.
+        unsafe { Arc::increment_strong_count(waiter.cast::<Waiter>()) };
+        RawWaker::new(waiter, &WAITER_VTABLE)
+    },
+    |waiter| {
+        // SAFETY: a waker that is woken by value owns its count.
+        let waiter = unsafe { Arc::from_raw(waiter.cast::<Waiter>()) };
+        queue::push(queue::Item::Waiter(waiter));
+    },
+    |waiter| {
+        // SAFETY: as for a clone.
+        unsafe { Arc::increment_strong_count(waiter.cast::<Waiter>()) };
+        // SAFETY: the count just taken.
+        let waiter = unsafe { Arc::from_raw(waiter.cast::<Waiter>()) };
+        queue::push(queue::Item::Waiter(waiter));
+    },
+    // SAFETY: a dropped waker owns its count.
+    |waiter| drop(unsafe { Arc::from_raw(waiter.cast::<Waiter>()) }),
+);
 
 impl Park {
     /// Registers `waker` to be woken by the hub. The caller looks at the slot again after this.
     pub(crate) fn register(&mut self, hub: &Hub, waker: &Waker) {
         if self.driver {
-            if !hub.driver.holds(waker) {
-                hub.driver.set(waker.clone());
-            }
+            hub.driver.hold(waker);
             return;
         }
         let waiter = match &self.waiter {
             Some(waiter) => {
-                if !waiter.cell.holds(waker) {
-                    waiter.cell.set(waker.clone());
-                }
+                waiter.cell.hold(waker);
                 waiter
             }
             None => {
                 if hub.take_drivers_place() {
                     self.driver = true;
-                    hub.driver.set(waker.clone());
+                    hub.driver.hold(waker);
                     return;
                 }
                 self.waiter.insert(Arc::new(Waiter {
@@ -380,8 +372,8 @@ impl Park {
                 }))
             }
         };
-        let in_place_of_waker = Waker::from(waiter.clone());
         queue::scope(|| {
+            let in_place_of_waker = waiter.borrowed_waker();
             // SAFETY: this is the owner's borrow.
             unsafe {
                 waiter
@@ -393,9 +385,13 @@ impl Park {
     }
 
     fn listed(hub: &Hub) {
-        // ORDER: AcqRel (H4), after the listener is in the list: either a wake sees WAITERS and notifies, or the
-        // look that follows sees what the waker's side did. It stands for the fence that event-listener's docs promise.
-        hub.word.fetch_or(WAITERS, Ordering::AcqRel);
+        // ORDER: Acquire; pairs with the AcqRel below, and by way of it with every wake that came before the bit and did not notify. One that
+        // comes after it notifies: event-listener promises that it finds the listener, or that the look that follows sees what was before it.
+        if hub.word.load(Ordering::Acquire) & WAITERS == 0 {
+            // ORDER: AcqRel (H4), after the listener is in the list: either a wake sees WAITERS and notifies, or the
+            // look that follows sees what the waker's side did.
+            hub.word.fetch_or(WAITERS, Ordering::AcqRel);
+        }
     }
 
     pub(crate) fn is_parked(&self) -> bool {
@@ -405,7 +401,7 @@ impl Park {
     /// Takes the waker back. For the driver before it gives up its place, or it would take its successor's.
     pub(crate) fn leave(&mut self, hub: &Hub) {
         if std::mem::take(&mut self.driver) {
-            let waker = hub.driver.take();
+            let waker = hub.driver.take_back();
             // ORDER: AcqRel (H6); Release: whoever takes the place (H5) comes after the cell is empty.
             hub.word.fetch_and(!DRIVER, Ordering::AcqRel);
             stack::contain(|| drop(waker));
@@ -418,7 +414,7 @@ impl Park {
             stack::contain(|| {
                 // With nobody else on its way to it, the waker goes with its cell.
                 if Arc::strong_count(&waiter) > 1 {
-                    drop(waiter.cell.take());
+                    drop(waiter.cell.take_back());
                 }
                 drop(waiter);
             });
@@ -437,104 +433,133 @@ fn listen(listener: &mut Option<EventListener>, hub: &Hub, waker: &Waker) {
     }
 }
 
-/// A place for one waker: one caller sets it, anybody takes it.
+/// A place for one waker: one caller, the *owner*, puts it in; anybody takes it out.
 ///
-/// | | who | from → to | ordering | why |
+/// The state is `turn | FULL`. A waker lies in two words, which only the owner writes, and only while the cell is empty; a taker reads
+/// them first and then takes what it read with a compare-exchange, which fails if the cell was emptied and filled again meanwhile,
+/// since each filling counts the turn up.
+///
+/// | | who | from → to | operation | why |
 /// |---|---|---|---|---|
-/// | C1 | owner | `FREE` → `SETTING` | CAS Acquire | pairs with C4: the taker is done with the cell |
-/// | C2 | owner | `SETTING` → `FREE` | CAS Release | publishes the waker to C3; fails if C3 came meanwhile: the owner then takes and wakes it |
-/// | C3 | taker | + `TAKING` | or AcqRel | from `FREE`: the cell is the taker's; otherwise somebody else sees to it |
-/// | C4 | taker | `TAKING` → `FREE` | and Release | publishes the empty cell to C1, C3 |
+/// | C0 | anybody | look | load Acquire | pairs with C1: the words of a full cell are written; with C2: the owner finds them read |
+/// | C1 | owner | empty → full, next turn | swap AcqRel, after it wrote the words | Release: publishes them to C0. Acquire, and a read-modify-write: either C2 finds the waker, or the owner's next look sees what the taker did before C2 |
+/// | C2 | taker | full → empty; empty → the same | CAS AcqRel | Release: the words are read, and see C1. Acquire, and a write also where there is nothing to take: see C1 |
 ///
-/// The `atomic-waker` crate has the same shape, but clones and drops wakers in its critical section, so a
-/// waker that panics there leaves it locked for good.
+/// The `atomic-waker` crate clones and drops wakers in a critical section, so a waker that panics there leaves it locked for good. Here
+/// there is none: what is put in is the caller's clone, and what is taken out is dropped by who took it.
 pub(crate) struct WakerCell {
     state: AtomicUsize,
-    waker: UnsafeCell<Option<Waker>>,
+    data: std::sync::atomic::AtomicPtr<()>,
+    vtable: std::sync::atomic::AtomicPtr<RawWakerVTable>,
 }
 
-const FREE: usize = 0;
-const SETTING: usize = 1;
-const TAKING: usize = 2;
-
-// SAFETY: the cell is touched by whoever moved `state` from FREE (C1, C3), one at a time; wakers are Send and Sync.
-unsafe impl Sync for WakerCell {}
-// SAFETY: as above.
-unsafe impl Send for WakerCell {}
+const FULL: usize = 1;
+/// One turn.
+const TURN: usize = 2;
 
 impl WakerCell {
     pub(crate) fn new() -> Self {
-        Self::holding(None)
+        Self {
+            state: AtomicUsize::new(0),
+            data: std::sync::atomic::AtomicPtr::new(std::ptr::null_mut()),
+            vtable: std::sync::atomic::AtomicPtr::new(std::ptr::null_mut()),
+        }
     }
 
     /// A cell with a waker in it.
     fn with(waker: Waker) -> Self {
-        Self::holding(Some(waker))
-    }
-
-    fn holding(waker: Option<Waker>) -> Self {
+        let (data, vtable) = into_words(waker);
         Self {
-            state: AtomicUsize::new(FREE),
-            waker: UnsafeCell::new(waker),
+            state: AtomicUsize::new(FULL),
+            data: std::sync::atomic::AtomicPtr::new(data),
+            vtable: std::sync::atomic::AtomicPtr::new(vtable),
         }
     }
 
-    /// Enters the cell as its owner; `None` if it is being taken.
-    fn owner<R>(&self, f: impl FnOnce(&mut Option<Waker>) -> R) -> Option<R> {
-        // ORDER: Acquire (C1); pairs with C2, C4.
-        self.state
-            .compare_exchange(FREE, SETTING, Ordering::Acquire, Ordering::Acquire)
-            .ok()?;
-        // SAFETY: `state` is SETTING by this thread, so the cell is ours until C2.
-        let result = unsafe { self.waker.write(f) };
-        // ORDER: AcqRel (C2); Release publishes the waker to C3. On failure Acquire, for the take that follows.
-        if self
-            .state
-            .compare_exchange(SETTING, FREE, Ordering::AcqRel, Ordering::Acquire)
-            .is_err()
-        {
-            // A taker came meanwhile and left it to us. Nobody else enters while both bits are set.
-            // SAFETY: as above.
-            let waker = unsafe { self.waker.write(Option::take) };
-            // ORDER: AcqRel; Release as C4.
-            self.state.swap(FREE, Ordering::AcqRel);
-            if let Some(waker) = waker {
-                queue::scope(|| queue::push(queue::Item::Waker(waker)));
+    /// Sees to it that `waker`, or one that wakes the same task, is in the cell. For the owner only.
+    pub(crate) fn hold(&self, waker: &Waker) {
+        // ORDER: Acquire (C0); pairs with C2: who took the last one has read the words.
+        let mut state = self.state.load(Ordering::Acquire);
+        let mut old = None;
+        if state & FULL != 0 {
+            // ORDER: Relaxed; the owner wrote them. If somebody takes the waker now, it wakes the task that polls here, after this poll began.
+            let data = self.data.load(Ordering::Relaxed).cast_const();
+            let vtable = self.vtable.load(Ordering::Relaxed).cast_const();
+            if std::ptr::eq(data, waker.data()) && std::ptr::eq(vtable, waker.vtable()) {
+                return;
             }
         }
-        Some(result)
-    }
-
-    /// Whether the waker in the cell wakes the same task.
-    pub(crate) fn holds(&self, waker: &Waker) -> bool {
-        self.owner(|cell| cell.as_ref().is_some_and(|w| w.will_wake(waker)))
-            .unwrap_or(false)
-    }
-
-    /// Puts `waker` in, or wakes it if somebody is taking. For the owner only.
-    pub(crate) fn set(&self, waker: Waker) {
-        let mut new = Some(waker);
-        let old = self.owner(|cell| std::mem::replace(cell, new.take()));
-        drop(old);
-        if let Some(waker) = new {
-            // The caller comes round again at once; the taker is between C3 and C4.
-            spin_hint();
-            queue::scope(|| queue::push(queue::Item::Waker(waker)));
+        // Before the cell is touched, since it may panic.
+        let new = waker.clone();
+        if state & FULL != 0 {
+            old = self.take();
+            state &= !FULL;
         }
+        let (data, vtable) = into_words(new);
+        // ORDER: Relaxed; the cell is empty, so nobody keeps what he reads here now (C2). C1 publishes them.
+        self.data.store(data, Ordering::Relaxed);
+        self.vtable.store(vtable, Ordering::Relaxed);
+        // ORDER: AcqRel (C1); see the table. Nobody else fills the cell, so nothing is overwritten.
+        self.state
+            .swap(state.wrapping_add(TURN) | FULL, Ordering::AcqRel);
+        drop(old);
     }
 
     /// Takes the waker out. For anybody.
     pub(crate) fn take(&self) -> Option<Waker> {
-        // ORDER: AcqRel (C3); Acquire pairs with C2; Release: an owner that finds TAKING in C2 wakes after us.
-        if self.state.fetch_or(TAKING, Ordering::AcqRel) != FREE {
+        // ORDER: Acquire (C0); pairs with C1: the words.
+        let mut state = self.state.load(Ordering::Acquire);
+        loop {
+            // ORDER: Relaxed; if they are of another turn than `state`, C2 fails.
+            let data = self.data.load(Ordering::Relaxed);
+            let vtable = self.vtable.load(Ordering::Relaxed);
+            // ORDER: AcqRel (C2); see the table. On failure Acquire, as the first load.
+            match self.state.compare_exchange(
+                state,
+                state & !FULL,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) if state & FULL == 0 => return None,
+                Ok(_) => {
+                    // SAFETY: the cell was full in this turn from the look to the exchange, so both words are of the waker that was put
+                    // in then (`hold`, `with`): a vtable is `'static`.
+                    let vtable = unsafe { &*vtable };
+                    // SAFETY: as above, and who empties the cell has the waker.
+                    return Some(unsafe { Waker::new(data, vtable) });
+                }
+                Err(now) => state = now,
+            }
+        }
+    }
+
+    /// Takes the waker out, if nobody has. For the owner, or the last to have the cell.
+    fn take_back(&self) -> Option<Waker> {
+        // ORDER: Acquire (C0); pairs with C2: the words are read, so the next owner may write them. Nobody else fills the cell.
+        if self.state.load(Ordering::Acquire) & FULL == 0 {
             return None;
         }
-        // SAFETY: `state` was FREE and is TAKING by this thread, so the cell is ours until C4.
-        let waker = unsafe { self.waker.write(Option::take) };
-        // ORDER: Release (C4); AcqRel on x86 is the same instruction.
-        self.state.fetch_and(!TAKING, Ordering::AcqRel);
-        waker
+        self.take()
     }
+}
+
+impl Drop for WakerCell {
+    fn drop(&mut self) {
+        // What the cell is part of is counted by std's `Arc`, of which a model does not learn that the others are done: it must not guess.
+        let waker = if cfg!(loom) {
+            self.take()
+        } else {
+            self.take_back()
+        };
+        drop(waker);
+    }
+}
+
+/// The two words of a waker, which is whoever's who puts them together again.
+fn into_words(waker: Waker) -> (*mut (), *mut RawWakerVTable) {
+    let waker = std::mem::ManuallyDrop::new(waker);
+    let vtable = std::ptr::from_ref(waker.vtable()).cast_mut();
+    (waker.data().cast_mut(), vtable)
 }
 
 /// The wakes of this thread that are to be made once nothing of ours is entered any more.

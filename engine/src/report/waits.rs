@@ -119,7 +119,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
                 WaitState::NotStarted
             } else if word.is_claimed() {
                 WaitState::Polled
-            } else if slot.is_woken() {
+            } else if slot.wants_poll(word) {
                 WaitState::Woken
             } else {
                 WaitState::Pending
