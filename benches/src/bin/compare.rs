@@ -62,10 +62,10 @@ Usage: compare [OPTIONS]
 
     const GATES: [Gate; 5] = [
         gate(names::HIT, names::QUICK_CACHE, 5.0),
-        gate(names::HIT, names::DASHMAP, 7.0),
-        gate(names::HIT, names::MOKA, 30.0),
-        gate(names::SINGLE_TASK, names::MUTEX_MAP, 1.0),
-        gate(names::REQUEST, names::MUTEX_MAP, 1.0),
+        gate(names::HIT, names::DASHMAP, 10.0),
+        gate(names::HIT, names::MOKA, 50.0),
+        gate(names::SINGLE_TASK, names::MUTEX_MAP, 1.5),
+        gate(names::REQUEST, names::MUTEX_MAP, 1.5),
     ];
 
     #[derive(Default)]
