@@ -33,6 +33,7 @@ use std::task::{Context, Poll};
 use foldhash::SharedSeed;
 use foldhash::fast::FoldHasher;
 
+use crate::batch::{self, Batch};
 use crate::cycle::Graph;
 use crate::error::{TaskError, TaskErrorKind};
 use crate::links::Links;
@@ -77,6 +78,8 @@ pub(crate) struct Core {
 struct Options {
     links: Links,
     fakes: HashMap<TypeId, Box<dyn Any + Send + Sync>>,
+    /// How many keys a batch takes, by batch function.
+    max_batch: HashMap<TypeId, usize>,
 }
 
 /// A context with its state.
@@ -273,6 +276,68 @@ impl CorePtr {
         }
     }
 
+    /// The value that is kept for a task under `()`, made if there is none: without running anything, so it is there at once.
+    pub(crate) fn kept<S, F>(self, task: F, make: impl FnOnce() -> F::Value) -> SlotPtr
+    where
+        S: Send + Sync + 'static,
+        F: Task<S, ()>,
+    {
+        let _ = task;
+        let hash = self.hash::<S, F, (), ()>(&());
+        let is = |slot| is::<S, F, (), ()>(slot, &());
+        match self.table.find(hash, is) {
+            Ok((slot, _)) => slot,
+            Err(gap) => {
+                let new = New(new_node::<S, F, ()>(hash, ()));
+                // SAFETY: the slot is of these types, and nobody else has it.
+                unsafe { slot::write::<S, F, ()>(new.0, make()) };
+                new.0.begin_done();
+                match gap.insert(new.0, is) {
+                    // What is DONE is not closed, so there is no K6.
+                    Ok(()) => {
+                        let slot = new.0;
+                        std::mem::forget(new);
+                        slot
+                    }
+                    Err((theirs, _)) => theirs,
+                }
+            }
+        }
+    }
+
+    /// A slot that no look-up finds, for that many callers. [`link_private`](Self::link_private) comes after.
+    pub(crate) fn new_private<S, F, In>(self, task: F, input: In, callers: usize) -> New
+    where
+        S: Send + Sync + 'static,
+        F: Task<S, In>,
+        In: Input,
+    {
+        let _ = task;
+        let new = New(new_node::<S, F, In>(0, input));
+        new.0.count(callers);
+        new
+    }
+
+    /// Gives a private slot to the context.
+    pub(crate) fn link_private(self, new: New) -> SlotPtr {
+        self.table.push_private(new.0);
+        self.inserted(new)
+    }
+
+    /// The hash of an input of a task.
+    #[inline(always)]
+    pub(crate) fn hash_of<S, F: Task<S, In>, In: Input>(self, task: F, input: &In) -> u64 {
+        let _ = task;
+        self.hash::<S, F, In, In>(input)
+    }
+
+    /// What [`Builder::max_batch`] was told of the batch function with this identity.
+    pub(crate) fn max_batch(self, batch: TypeId) -> usize {
+        let options = self.options.as_ref();
+        let most = options.and_then(|options| options.max_batch.get(&batch));
+        most.copied().unwrap_or(usize::MAX)
+    }
+
     /// K6, after T2.
     fn inserted(self, new: New) -> SlotPtr {
         let slot = new.0;
@@ -289,7 +354,13 @@ impl CorePtr {
 }
 
 /// A slot that is not in the table yet: freed if `Eq` of an input unwinds, or if somebody else was first.
-struct New(SlotPtr);
+pub(crate) struct New(SlotPtr);
+
+impl New {
+    pub(crate) fn slot(&self) -> SlotPtr {
+        self.0
+    }
+}
 
 impl Drop for New {
     fn drop(&mut self) {
@@ -654,8 +725,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         let _ = task;
         let _ = meta::<S, F, In>(); // as in `run`
         let new = New(new_node::<S, F, In>(0, In::from_key(input)));
-        self.core.table.push_private(new.0);
-        RunFresh::new(self, self.core.inserted(new))
+        RunFresh::new(self, self.core.link_private(new))
     }
 
     /// Starts a run on the tokio runtime, or joins the one under way, and does not wait. It runs to its end while the context is open,
@@ -795,6 +865,29 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     {
         let hash = self.core.hash::<S, F, In, In>(&input);
         self.core.find_or_insert::<S, F, In, In>(hash, input)
+    }
+
+    /// The slot of a call of a task whose type cannot be named.
+    pub(crate) fn slot_for<F, In, K>(&self, task: F, input: K) -> SlotPtr
+    where
+        F: Task<S, In>,
+        In: Input<K>,
+        K: Key<In>,
+    {
+        let _ = task;
+        let hash = self.core.hash::<S, F, In, K>(&input);
+        self.core.find_or_insert::<S, F, In, K>(hash, input)
+    }
+
+    /// The slot for an input of a task whose type cannot be named, if there is one.
+    pub(crate) fn look_up_for<F, In, Q>(&self, task: F, input: &Q) -> Option<SlotPtr>
+    where
+        F: Task<S, In>,
+        In: Input + Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let _ = task;
+        self.look_up::<F, In, Q>(input).map(|(slot, _)| slot)
     }
 
     fn look_up<F, In, Q>(&self, input: &Q) -> Option<(SlotPtr, Word)>
@@ -969,6 +1062,11 @@ impl<S> Ctx<S> {
         self.core
     }
 
+    /// The slot whose body has this handle.
+    pub(crate) fn body(&self) -> Option<SlotPtr> {
+        self.body
+    }
+
     #[inline]
     pub(crate) fn caller(&self) -> Caller {
         Caller {
@@ -1125,6 +1223,31 @@ impl<S: Send + Sync + 'static> Builder<S> {
         self.options
             .fakes
             .insert(type_id::<S, F, In>(), Box::new(fake));
+        self
+    }
+
+    /// How many keys of [`load`](Ctx::load) this function gets at once, at most: what has more becomes several batches, which run at the
+    /// same time. Without it there is no limit; 0 counts as 1.
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::Ctx;
+    /// async fn squares(_: Ctx<()>, of: Vec<u64>) -> Result<Vec<(u64, u64)>, String> {
+    ///     assert!(of.len() <= 2);
+    ///     Ok(of.into_iter().map(|n| (n, n * n)).collect())
+    /// }
+    /// let ctx = Ctx::builder(()).max_batch(squares, 2).build();
+    /// let found = ctx.load_many(squares, [1, 2, 3, 4, 5]).wait().unwrap();
+    /// assert_eq!(found[4], Some(&25));
+    /// ```
+    pub fn max_batch<B, K>(mut self, batch: B, keys: usize) -> Self
+    where
+        B: Batch<S, K>,
+        K: Input,
+    {
+        let _ = batch;
+        let id = batch::id::<B, S, K>();
+        self.options.max_batch.insert(id, keys.max(1));
         self
     }
 

@@ -61,6 +61,8 @@ struct Edge {
     next: *mut Edge,
     /// Counted in `Graph::upward`.
     upward: bool,
+    /// In the list of `to`.
+    linked: bool,
 }
 
 /// An edge of the graph, owned by the call that waits.
@@ -97,40 +99,148 @@ pub(crate) fn join(
         ));
     }
     graph.upward += usize::from(upward);
-    // SAFETY: the lock is held.
-    let next = unsafe { to.waits.first.read(|first| *first) };
-    let edge = Box::leak(Box::new(Edge {
-        from,
-        to,
-        previous: std::ptr::null_mut(),
-        next,
-        upward,
-    }));
+    let edge = Box::leak(Box::new(Edge::new(from, to, upward)));
     let edge = NonNull::from(edge);
-    // SAFETY: the lock is held, and an edge in a list is alive.
-    if let Some(next) = unsafe { next.as_mut() } {
-        next.previous = edge.as_ptr();
-    }
-    // SAFETY: the lock is held.
-    unsafe { to.waits.first.write(|first| *first = edge.as_ptr()) };
+    // SAFETY: it is new, and freed when it was unlinked (`leave`); the lock is held.
+    unsafe { Edge::link(edge) };
     Ok(EdgePtr(edge))
+}
+
+impl Edge {
+    fn new(from: SlotPtr, to: SlotPtr, upward: bool) -> Self {
+        Self {
+            from,
+            to,
+            previous: std::ptr::null_mut(),
+            next: std::ptr::null_mut(),
+            upward,
+            linked: false,
+        }
+    }
+
+    /// Puts an edge at the head of the list of its target.
+    ///
+    /// # Safety
+    /// The lock is held. The edge is in no list, and stays where it is until it is unlinked.
+    unsafe fn link(mut edge: NonNull<Edge>) {
+        // SAFETY: the promise of the caller.
+        let new = unsafe { edge.as_mut() };
+        // SAFETY: the lock is held.
+        let next = unsafe { new.to.waits.first.read(|first| *first) };
+        new.next = next;
+        new.linked = true;
+        // SAFETY: the lock is held, and an edge in a list is alive.
+        if let Some(next) = unsafe { next.as_mut() } {
+            next.previous = edge.as_ptr();
+        }
+        // SAFETY: the lock is held.
+        unsafe { new.to.waits.first.write(|first| *first = edge.as_ptr()) };
+    }
+
+    /// Takes an edge out of the list of its target, if it is there.
+    ///
+    /// # Safety
+    /// The lock is held, and the edge is alive.
+    unsafe fn unlink(mut edge: NonNull<Edge>) {
+        // SAFETY: the promise of the caller.
+        let edge = unsafe { edge.as_mut() };
+        if !std::mem::take(&mut edge.linked) {
+            return;
+        }
+        // SAFETY: the lock is held, and an edge in a list is alive.
+        match unsafe { edge.previous.as_mut() } {
+            Some(previous) => previous.next = edge.next,
+            // SAFETY: the lock is held.
+            None => unsafe { edge.to.waits.first.write(|first| *first = edge.next) },
+        }
+        // SAFETY: as for `previous`.
+        if let Some(next) = unsafe { edge.next.as_mut() } {
+            next.previous = edge.previous;
+        }
+    }
+}
+
+/// The edges of many bodies that will wait for one run, in one piece of memory.
+pub(crate) struct Edges(NonNull<[Edge]>);
+
+// SAFETY: the edges are touched under the lock of the graph only.
+unsafe impl Send for Edges {}
+// SAFETY: as above.
+unsafe impl Sync for Edges {}
+
+impl Edges {
+    /// Lets each body of `from` wait for the run in `to`, which has not started: so there is nothing to search. A place without a body
+    /// keeps the others' numbers.
+    pub(crate) fn join(
+        core: CorePtr,
+        from: impl Iterator<Item = Option<SlotPtr>>,
+        to: SlotPtr,
+    ) -> Self {
+        let edges: Box<[Edge]> = from
+            .map(|from| Edge::new(from.unwrap_or(to), to, false))
+            .collect();
+        let edges = Self(NonNull::from(Box::leak(edges)));
+        let graph = lock(core.graph());
+        for edge in edges.each() {
+            // SAFETY: the lock is held, and the edge is alive as long as `edges`.
+            let from = unsafe { edge.as_ref() }.from;
+            if from != to {
+                // Its run is not a leaf from now on.
+                from.set_has_called();
+                // SAFETY: it is new, and all are unlinked before `edges` goes; the lock is held.
+                unsafe { Edge::link(edge) };
+            }
+        }
+        drop(graph);
+        edges
+    }
+
+    fn each(&self) -> impl Iterator<Item = NonNull<Edge>> {
+        let first = self.0.cast::<Edge>();
+        // SAFETY: within the slice.
+        (0..self.0.len()).map(move |at| unsafe { first.add(at) })
+    }
+
+    /// Takes one edge back, if it is not yet.
+    pub(crate) fn leave(&self, core: CorePtr, at: usize) {
+        let graph = lock(core.graph());
+        if let Some(edge) = self.each().nth(at) {
+            // SAFETY: the lock is held, and the edge is alive.
+            unsafe { Edge::unlink(edge) };
+        }
+        drop(graph);
+    }
+
+    /// Takes all of them back that are not yet.
+    pub(crate) fn leave_all(&self, core: CorePtr) {
+        let graph = lock(core.graph());
+        for edge in self.each() {
+            // SAFETY: the lock is held, and the edge is alive.
+            unsafe { Edge::unlink(edge) };
+        }
+        drop(graph);
+    }
+}
+
+impl Drop for Edges {
+    fn drop(&mut self) {
+        debug_assert!(
+            // SAFETY: nobody links any more, and whoever unlinked let go of these edges after it.
+            self.each().all(|edge| !unsafe { edge.as_ref() }.linked),
+            "an edge is in the graph"
+        );
+        // SAFETY: it came out of a box (`join`), and no list leads here any more.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
 }
 
 /// Takes an edge back.
 pub(crate) fn leave(core: CorePtr, edge: EdgePtr) {
     let mut graph = lock(core.graph());
-    // SAFETY: it came out of a box, and whoever owns the `EdgePtr` owns it; the lock is held.
+    // SAFETY: the lock is held, and whoever owns the `EdgePtr` owns the edge.
+    unsafe { Edge::unlink(edge.0) };
+    // SAFETY: it came out of a box (`join`).
     let edge = unsafe { Box::from_raw(edge.0.as_ptr()) };
-    // SAFETY: the lock is held, and an edge in a list is alive.
-    match unsafe { edge.previous.as_mut() } {
-        Some(previous) => previous.next = edge.next,
-        // SAFETY: the lock is held.
-        None => unsafe { edge.to.waits.first.write(|first| *first = edge.next) },
-    }
-    // SAFETY: as for `previous`.
-    if let Some(next) = unsafe { edge.next.as_mut() } {
-        next.previous = edge.previous;
-    }
     graph.upward -= usize::from(edge.upward);
     drop(graph);
 }

@@ -52,6 +52,7 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod batch;
 mod context;
 mod cycle;
 mod error;
@@ -67,6 +68,7 @@ mod table;
 mod task;
 mod wake;
 
+pub use batch::{Batch, Load, LoadMany};
 pub use context::{Builder, Cancelled, Ctx};
 pub use error::{BoxError, TaskError, TaskErrorKind};
 pub use held::Held;

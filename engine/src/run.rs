@@ -344,6 +344,15 @@ impl<'a, S: Send + Sync + 'static, T: 'static> Run<'a, S, T> {
     }
 
     #[inline(always)]
+    pub(crate) fn is_hit(&self) -> bool {
+        self.stage == Stage::Value
+    }
+
+    pub(crate) fn ctx(&self) -> &'a Ctx<S> {
+        self.ctx
+    }
+
+    #[inline(always)]
     fn new(ctx: &'a Ctx<S>, target: NonNull<()>, stage: Stage) -> Self {
         Self {
             ctx,

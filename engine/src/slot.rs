@@ -100,7 +100,7 @@ use crate::sync::cell::UnsafeCell;
 use crate::wake::{Hub, PollWaker};
 
 mod node;
-pub(crate) use node::{input, meta, new_node, type_id, value, write};
+pub(crate) use node::{input, meta, new_node, type_id, value, value_at, write};
 
 const PHASE: usize = 0b111;
 /// No body. Nobody's, or callers are counted that will start it (a promise, a hop, a restart).
@@ -289,6 +289,18 @@ impl Slot {
             transient: AtomicBool::new(false),
             has_called: AtomicBool::new(false),
         }
+    }
+
+    /// Counts callers before anybody else has the slot: they will leave as any caller does.
+    pub(crate) fn count(&self, callers: usize) {
+        // ORDER: Relaxed; the slot is published after this.
+        self.word.store(callers * ONE, Ordering::Relaxed);
+    }
+
+    /// DONE from the start, for a slot whose value was written before anybody else has it.
+    pub(crate) fn begin_done(&self) {
+        // ORDER: Relaxed; the slot is published after this.
+        self.word.store(DONE, Ordering::Relaxed);
     }
 
     /// S0.

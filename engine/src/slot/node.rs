@@ -18,6 +18,7 @@ use std::ptr::NonNull;
 use std::task::{Context, Poll};
 
 use super::{Body, Meta, Slot, SlotPtr};
+use crate::batch;
 use crate::context::{CorePtr, Ctx, Fake};
 use crate::error::TaskError;
 use crate::stack;
@@ -89,6 +90,21 @@ where
     let value = unsafe { Types::<S, F, In>::place(slot) };
     // SAFETY: as above.
     unsafe { &*value }
+}
+
+/// As [`value`], for a task whose type cannot be named.
+///
+/// # Safety
+/// As for [`value`].
+pub(crate) unsafe fn value_at<'c, S, F, In>(slot: SlotPtr, task: F) -> &'c F::Value
+where
+    S: Send + Sync + 'static,
+    F: Task<S, In> + 'c,
+    In: Input,
+{
+    let _ = task;
+    // SAFETY: the promise of the caller.
+    unsafe { value::<S, F, In>(slot) }
 }
 
 /// Writes the value of a slot.
@@ -163,7 +179,7 @@ where
         );
         Meta {
             type_id: type_id::<S, F, In>(),
-            name: std::any::type_name::<F>,
+            name: Self::name,
             start: Self::start,
             renew: Self::renew,
             value: Self::value,
@@ -171,6 +187,16 @@ where
             free: Self::free,
         }
     };
+
+    fn name() -> &'static str {
+        let name = std::any::type_name::<F>();
+        // Known when it is compiled.
+        if batch::is_ours::<F::Value, F::Error>() {
+            batch::name(name)
+        } else {
+            name
+        }
+    }
 
     /// The place, as the address of a value.
     ///
