@@ -20,12 +20,14 @@ use crate::error::{BoxError, TaskError};
 use crate::run::{RawRun, Run, block_on, value_of};
 use crate::task::{Input, Key};
 
+mod awake;
 mod flight;
 mod turn;
 
 use flight::{Fetched, key};
 use turn::{Turn, collector};
 
+pub(crate) use awake::Awake;
 pub(crate) use flight::OfBatch;
 
 mod sealed {
@@ -358,8 +360,8 @@ impl<'a, S: Send + Sync + 'static, V: 'static> Future for Load<'a, S, V> {
         let core = this.run.ctx().core();
         this.turn.begin(core, cx);
         let polled = Pin::new(&mut this.run).poll(cx);
-        if polled.is_pending() {
-            this.turn.end(cx);
+        if polled.is_pending() && this.turn.end(cx) {
+            this.run.waits_for().into_iter().for_each(turn::tell_others);
         }
         polled.map_ok(Option::as_ref)
     }
@@ -432,7 +434,11 @@ impl<'a, S: Send + Sync + 'static, V: 'static> Future for LoadMany<'a, S, V> {
         }
         this.waiting.retain(|call| *call != usize::MAX);
         if !this.waiting.is_empty() {
-            this.turn.end(cx);
+            if this.turn.end(cx) {
+                for &call in &this.waiting {
+                    turn::tell_others(this.calls[call].slot());
+                }
+            }
             // CANCEL: dropped from here on, every call is left.
             return Poll::Pending;
         }

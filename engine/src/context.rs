@@ -33,7 +33,7 @@ use std::task::{Context, Poll};
 use foldhash::SharedSeed;
 use foldhash::fast::FoldHasher;
 
-use crate::batch::{self, Batch};
+use crate::batch::{self, Awake, Batch};
 use crate::cycle::Graph;
 use crate::error::{TaskError, TaskErrorKind};
 use crate::links::Links;
@@ -71,6 +71,8 @@ pub(crate) struct Core {
     /// Who awaits [`Ctx::cancelled`].
     hub: AtomicPtr<Hub>,
     free: unsafe fn(CorePtr),
+    /// Who may ask for a key of a batch yet.
+    pub(crate) awake: Awake,
 }
 
 /// What most contexts do not have.
@@ -324,6 +326,31 @@ impl CorePtr {
         self.inserted(new)
     }
 
+    /// See [`Ctx::prime`].
+    pub(crate) fn prime<S, F, In, K>(
+        self,
+        task: F,
+        input: K,
+        value: F::Value,
+    ) -> Result<(), F::Value>
+    where
+        S: Send + Sync + 'static,
+        F: Task<S, In>,
+        In: Input<K>,
+    {
+        let _ = task;
+        let hash = self.hash::<S, F, In, K>(&input);
+        let slot = self.find_or_insert::<S, F, In, K>(hash, input);
+        if !slot.claim_prime() {
+            return Err(value);
+        }
+        slot.publish_primed(self, || {
+            // SAFETY: the slot is of these types (`find_or_insert`), the claim is ours, and there was nothing.
+            unsafe { slot::write::<S, F, In>(slot, value) };
+        });
+        Ok(())
+    }
+
     /// The hash of an input of a task.
     #[inline(always)]
     pub(crate) fn hash_of<S, F: Task<S, In>, In: Input>(self, task: F, input: &In) -> u64 {
@@ -424,6 +451,7 @@ impl Core {
             graph: Mutex::new(Graph::default()),
             hub: AtomicPtr::new(std::ptr::null_mut()),
             free,
+            awake: Awake::default(),
         }
     }
 
@@ -495,12 +523,12 @@ impl CorePtr {
 
     /// Whether a call may wait: a context with a deadline or a token must be told when they come.
     #[inline]
-    pub(crate) fn check_wait(self, task: &'static str) -> Result<(), TaskError> {
+    pub(crate) fn check_wait(self, task: impl FnOnce() -> &'static str) -> Result<(), TaskError> {
         if !self.linked {
             return Ok(());
         }
         self.check_links();
-        self.arm(task)
+        self.arm(task())
     }
 
     /// Closes the context if its deadline has passed or its token was cancelled.
@@ -987,17 +1015,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         In: Input<K>,
         K: Key<In>,
     {
-        let _ = task;
-        let hash = self.core.hash::<S, F, In, K>(&input);
-        let slot = self.core.find_or_insert::<S, F, In, K>(hash, input);
-        if !slot.claim_prime() {
-            return Err(value);
-        }
-        slot.publish_primed(self.core, || {
-            // SAFETY: the slot is of these types (`find_or_insert`), the claim is ours, and there was nothing.
-            unsafe { slot::write::<S, F, In>(slot, value) };
-        });
-        Ok(())
+        self.core.prime(task, input, value)
     }
 
     /// Marks the failure that this body is about to return: the callers that wait now share it, and it is not kept; the next call runs again.
@@ -1124,7 +1142,7 @@ impl<S: Send + Sync + 'static> Future for Cancelled<'_, S> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let core = self.ctx.core;
         // Without a runtime nobody tells of a deadline; said in the docs.
-        let _ = core.check_wait("cancelled");
+        let _ = core.check_wait(|| "cancelled");
         if core.is_closed() {
             return Poll::Ready(());
         }

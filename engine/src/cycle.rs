@@ -26,6 +26,7 @@ use crate::slot::{Slot, SlotPtr, Word};
 use crate::sync::atomic::Ordering;
 use crate::sync::cell::UnsafeCell;
 use crate::sync::lock;
+use std::cell::UnsafeCell as UnsafeCellOfStd;
 use std::ptr::NonNull;
 
 /// What a search needs besides the slots; its mutex is the lock of the context's graph.
@@ -160,77 +161,63 @@ impl Edge {
     }
 }
 
-/// The edges of many bodies that will wait for one run, in one piece of memory.
-pub(crate) struct Edges(NonNull<[Edge]>);
+/// An edge that lies in somebody's memory, for many bodies that wait for one run.
+pub(crate) struct EdgeCell(UnsafeCellOfStd<Edge>);
 
-// SAFETY: the edges are touched under the lock of the graph only.
-unsafe impl Send for Edges {}
+// SAFETY: the edge is touched under the lock of the graph only, or by who has it alone.
+unsafe impl Send for EdgeCell {}
 // SAFETY: as above.
-unsafe impl Sync for Edges {}
+unsafe impl Sync for EdgeCell {}
 
-impl Edges {
-    /// Lets each body of `from` wait for the run in `to`, which has not started: so there is nothing to search. A place without a body
-    /// keeps the others' numbers.
-    pub(crate) fn join(
+impl EdgeCell {
+    /// Not in the graph yet.
+    pub(crate) fn new(from: SlotPtr) -> Self {
+        Self(UnsafeCellOfStd::new(Edge::new(from, from, false)))
+    }
+
+    fn edge(&self) -> NonNull<Edge> {
+        // SAFETY: the address of a cell is not null.
+        unsafe { NonNull::new_unchecked(self.0.get()) }
+    }
+
+    /// Lets each of the bodies wait for the run in `to`, which has not started: so there is nothing to search.
+    ///
+    /// # Safety
+    /// The cells stay where they are until they are unlinked.
+    pub(crate) unsafe fn link<'e>(
         core: CorePtr,
-        from: impl Iterator<Item = Option<SlotPtr>>,
+        cells: impl Iterator<Item = &'e EdgeCell>,
         to: SlotPtr,
-    ) -> Self {
-        let edges: Box<[Edge]> = from
-            .map(|from| Edge::new(from.unwrap_or(to), to, false))
-            .collect();
-        let edges = Self(NonNull::from(Box::leak(edges)));
+    ) {
         let graph = lock(core.graph());
-        for edge in edges.each() {
-            // SAFETY: the lock is held, and the edge is alive as long as `edges`.
-            let from = unsafe { edge.as_ref() }.from;
-            if from != to {
+        for cell in cells {
+            // SAFETY: the lock is held.
+            let edge = unsafe { cell.edge().as_mut() };
+            if !edge.linked {
+                edge.to = to;
                 // Its run is not a leaf from now on.
-                from.set_has_called();
-                // SAFETY: it is new, and all are unlinked before `edges` goes; the lock is held.
-                unsafe { Edge::link(edge) };
+                edge.from.set_has_called();
+                // SAFETY: the promise of the caller, and the lock is held.
+                unsafe { Edge::link(cell.edge()) };
             }
         }
         drop(graph);
-        edges
     }
 
-    fn each(&self) -> impl Iterator<Item = NonNull<Edge>> {
-        let first = self.0.cast::<Edge>();
-        // SAFETY: within the slice.
-        (0..self.0.len()).map(move |at| unsafe { first.add(at) })
-    }
-
-    /// Takes one edge back, if it is not yet.
-    pub(crate) fn leave(&self, core: CorePtr, at: usize) {
+    /// Takes those back that are in the graph.
+    pub(crate) fn unlink<'e>(core: CorePtr, cells: impl Iterator<Item = &'e EdgeCell>) {
         let graph = lock(core.graph());
-        if let Some(edge) = self.each().nth(at) {
+        for cell in cells {
             // SAFETY: the lock is held, and the edge is alive.
-            unsafe { Edge::unlink(edge) };
-        }
-        drop(graph);
-    }
-
-    /// Takes all of them back that are not yet.
-    pub(crate) fn leave_all(&self, core: CorePtr) {
-        let graph = lock(core.graph());
-        for edge in self.each() {
-            // SAFETY: the lock is held, and the edge is alive.
-            unsafe { Edge::unlink(edge) };
+            unsafe { Edge::unlink(cell.edge()) };
         }
         drop(graph);
     }
 }
 
-impl Drop for Edges {
+impl Drop for EdgeCell {
     fn drop(&mut self) {
-        debug_assert!(
-            // SAFETY: nobody links any more, and whoever unlinked let go of these edges after it.
-            self.each().all(|edge| !unsafe { edge.as_ref() }.linked),
-            "an edge is in the graph"
-        );
-        // SAFETY: it came out of a box (`join`), and no list leads here any more.
-        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+        debug_assert!(!self.0.get_mut().linked, "an edge is in the graph");
     }
 }
 

@@ -198,7 +198,7 @@ impl RawRun {
                 continue;
             }
             if !registered {
-                if let Err(error) = caller.core.check_wait(self.slot.name()) {
+                if let Err(error) = caller.core.check_wait(|| self.slot.name()) {
                     self.leave(caller);
                     return Poll::Ready(Err(error));
                 }
@@ -350,6 +350,12 @@ impl<'a, S: Send + Sync + 'static, T: 'static> Run<'a, S, T> {
 
     pub(crate) fn ctx(&self) -> &'a Ctx<S> {
         self.ctx
+    }
+
+    /// The slot that it waits for, after a poll that was pending.
+    pub(crate) fn waits_for(&self) -> Option<SlotPtr> {
+        // SAFETY: the stage is `Call`.
+        (self.stage == Stage::Call).then(|| unsafe { self.call.assume_init_ref() }.slot)
     }
 
     #[inline(always)]

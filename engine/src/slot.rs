@@ -415,6 +415,11 @@ impl Slot {
         unsafe { hub.as_ref() }
     }
 
+    /// Somebody may be parked here.
+    pub(crate) fn has_hub(&self) -> bool {
+        self.hub_if_made().is_some()
+    }
+
     /// Whether the body wants a poll.
     pub(crate) fn is_woken(&self) -> bool {
         self.hub_if_made().is_some_and(Hub::is_woken)
@@ -516,6 +521,11 @@ impl SlotPtr {
 
     /// Drives the slot for the callers that are counted, if it can be driven now.
     pub(crate) fn attempt(self, core: CorePtr, parent: Option<SlotPtr>) -> Attempt {
+        self.attempt_as(core, Start::Helper(parent))
+    }
+
+    /// As [`attempt`](Self::attempt); `start` says for whom, if it is to be started.
+    pub(crate) fn attempt_as(self, core: CorePtr, start: Start) -> Attempt {
         loop {
             let w = self.look();
             if w.is_terminal() {
@@ -526,7 +536,7 @@ impl SlotPtr {
             }
             if w.is_empty() {
                 if self.claim_empty(w) {
-                    return Attempt::Driven(self.drive(core, Start::Helper(parent), false));
+                    return Attempt::Driven(self.drive(core, start, false));
                 }
             } else if w.is_idle() && self.is_woken() {
                 if self.claim_idle(w) {

@@ -22,14 +22,15 @@ use std::future::Future;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::pin::Pin;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::task::{Context, Poll, Wake, Waker};
 
-use super::turn::{Entry, Place, collector};
+use super::turn::{Place, collector};
 use super::{Batch, id};
 use crate::context::{CorePtr, Ctx, Fake, New};
-use crate::cycle::Edges;
+use crate::cycle::{EdgeCell, forget_starter};
 use crate::error::{BoxError, TaskError};
-use crate::slot::{Attempt, Slot, SlotPtr, input};
+use crate::slot::{Attempt, Slot, SlotPtr, Start, input};
 use crate::stack;
 use crate::sync::atomic::{AtomicPtr, Ordering};
 use crate::sync::cell::UnsafeCell;
@@ -53,86 +54,100 @@ impl From<OfBatch> for BoxError {
 pub(super) struct Flight<V> {
     /// The slot of the run; null while keys gather.
     run: AtomicPtr<Slot>,
-    /// Written before `run`, and not again.
-    crew: UnsafeCell<Option<Crew>>,
-    /// By the keys' numbers. Written by the run before it is DONE; each cell is read by its key's body after that.
-    values: UnsafeCell<Vec<UnsafeCell<Option<V>>>>,
+    /// By the keys' numbers. Written before `run`, and not again; edges and values in it have rules of their own.
+    members: UnsafeCell<Vec<Member<V>>>,
+    /// For [`Awake`](super::Awake): when the values were handed out.
+    landed: AtomicU32,
+    /// Edges of it are in the wait graph, or were.
+    linked: AtomicBool,
 }
 
-/// Who waits for a batch.
-struct Crew {
-    /// Of the keys' bodies.
-    wakers: Vec<Waker>,
-    /// By the keys' numbers.
-    edges: Edges,
+/// One key of a batch, and who waits for it.
+pub(super) struct Member<V> {
+    /// The key's slot.
+    pub(super) slot: SlotPtr,
+    /// Of the slot's body.
+    pub(super) waker: Waker,
+    /// The body was dropped before the batch went.
+    pub(super) left: bool,
+    /// From the slot to the batch's run. Not used if it is the only one: then it has started the run.
+    edge: EdgeCell,
+    /// Written by the run before it is DONE, and taken by the slot's body after that.
+    value: UnsafeCell<Option<V>>,
 }
 
-// SAFETY: `crew` is written under the collector's lock before `run` is published (Release), and read by who saw `run`, or got the flight's
-// waker from who did. `values` is written by the run, which is one at a time, before S7; a cell of it is touched by the body of its
-// key after S0, which is one at a time as well. Values are Send and Sync, wakers and edges too.
+impl<V> Member<V> {
+    pub(super) fn new(slot: SlotPtr, waker: Waker) -> Self {
+        Self {
+            slot,
+            waker,
+            left: false,
+            edge: EdgeCell::new(slot),
+            value: UnsafeCell::new(None),
+        }
+    }
+}
+
+// SAFETY: `members` is written under the collector's lock before `run` is published (Release), and read by who saw `run`, or got the
+// flight's waker from who did. A member's `value` is written by the run, which is one at a time, before S7, and after S0 touched by the body
+// of its slot, which is one at a time as well; its `edge` is guarded by the graph. Values are Send and Sync, and so are wakers.
 unsafe impl<V: Send + Sync> Sync for Flight<V> {}
 // SAFETY: as above.
 unsafe impl<V: Send + Sync> Send for Flight<V> {}
 
 /// A batch that was taken out of its collector, to be launched.
 #[must_use]
-pub(super) struct Launched<V> {
+pub(super) struct Launched<K, V> {
     flight: Arc<Flight<V>>,
     new: New,
+    /// Keys that nobody wants any more, to be dropped outside the lock.
+    _left: Vec<K>,
 }
 
 impl<V: Send + Sync + 'static> Flight<V> {
     pub(super) fn new() -> Self {
         Self {
             run: AtomicPtr::new(std::ptr::null_mut()),
-            crew: UnsafeCell::new(None),
-            values: UnsafeCell::new(Vec::new()),
+            members: UnsafeCell::new(Vec::new()),
+            landed: AtomicU32::new(0),
+            linked: AtomicBool::new(false),
         }
     }
 
     /// F1.
     pub(super) fn prepare<B, S, K>(
-        this: &Arc<Self>,
+        this: Arc<Self>,
         core: CorePtr,
-        entries: Vec<Option<Entry<K>>>,
-        left: usize,
-    ) -> Launched<V>
+        mut keys: Vec<K>,
+        members: Vec<Member<V>>,
+        wanted: usize,
+    ) -> Launched<K, V>
     where
         S: Send + Sync + 'static,
         B: Batch<S, K, Value = V>,
         K: Input,
     {
-        let mut keys = Vec::with_capacity(left);
-        let mut members = Vec::with_capacity(left);
-        let mut wakers = Vec::with_capacity(left);
-        let numbers = entries.len();
-        for (at, entry) in entries.into_iter().enumerate() {
-            if let Some(Entry { key, slot, waker }) = entry {
-                keys.push(key);
-                members.push((slot, at));
-                wakers.push(waker);
+        let mut left = Vec::new();
+        if wanted < keys.len() {
+            let all = std::mem::replace(&mut keys, Vec::with_capacity(wanted));
+            for (key, member) in all.into_iter().zip(&members) {
+                if member.left { &mut left } else { &mut keys }.push(key);
             }
         }
-        let mut slots = vec![None; numbers];
-        for &(slot, at) in &members {
-            slots[at] = Some(slot);
-        }
-        let cargo = Cargo {
-            flight: this.clone(),
-            keys,
-            members,
-            numbers,
-        };
-        let asked = Asked(Mutex::new(Some(cargo)));
-        let new = core.new_private(fetch::<B, S, K>, asked, left);
-        let edges = Edges::join(core, slots.into_iter(), new.slot());
+        let flight = this.clone();
+        let asked = Asked(Mutex::new(Some(Cargo { flight, keys })));
+        let new = core.new_private(fetch::<B, S, K>, asked, wanted);
         // SAFETY: nobody reads it before `run` is published below.
-        unsafe { this.crew.write(|crew| *crew = Some(Crew { wakers, edges })) };
-        // ORDER: Release; pairs with `run`: slot and crew are written.
+        unsafe { this.members.write(|place| *place = members) };
+        if this.lone().is_none() {
+            this.link(core, new.slot());
+        }
+        // ORDER: Release; pairs with `run`: slot and members are written.
         this.run.store(new.slot().as_ptr(), Ordering::Release);
         Launched {
-            flight: this.clone(),
+            flight: this,
             new,
+            _left: left,
         }
     }
 
@@ -144,19 +159,40 @@ impl<V: Send + Sync + 'static> Flight<V> {
         unsafe { SlotPtr::from_raw(run) }
     }
 
-    fn crew<R>(&self, f: impl FnOnce(&Crew) -> R) -> Option<R> {
-        // SAFETY: the callers saw `run`, or the flight's waker; it is not written after that.
-        unsafe { self.crew.read(|crew| crew.as_ref().map(f)) }
+    /// Empty before `run` is there.
+    fn members(&self) -> &[Member<V>] {
+        // SAFETY: the callers saw `run`, or have the flight's waker, or are in `prepare`; it is not written after that.
+        let members: *const [Member<V>] =
+            unsafe { self.members.read(|members| &raw const **members) };
+        // SAFETY: as above.
+        unsafe { &*members }
+    }
+
+    /// The slot of the only key: its body counts as who started the run, which costs no lock.
+    fn lone(&self) -> Option<SlotPtr> {
+        match self.members() {
+            [member] => Some(member.slot),
+            _ => None,
+        }
+    }
+
+    /// Puts the keys' bodies into the wait graph.
+    fn link(&self, core: CorePtr, run: SlotPtr) {
+        // ORDER: Relaxed; before the run starts, and read when its body ends.
+        self.linked
+            .store(true, std::sync::atomic::Ordering::Relaxed);
+        let members = self.members().iter().filter(|member| !member.left);
+        // SAFETY: the members are not moved any more, and the flight is alive while any of its keys' bodies is: each takes its
+        // own back when it is dropped (F6), and the run all of them when it ends (F4).
+        unsafe { EdgeCell::link(core, members.map(|member| &member.edge), run) };
     }
 
     /// Wakes every key's body, and so every caller.
     fn wake_all(&self) {
-        self.crew(|crew| {
-            queue::scope(|| {
-                for waker in &crew.wakers {
-                    waker.wake_by_ref();
-                }
-            });
+        queue::scope(|| {
+            for member in self.members() {
+                member.waker.wake_by_ref();
+            }
         });
     }
 
@@ -171,17 +207,25 @@ impl<V: Send + Sync + 'static> Flight<V> {
                 return Poll::Ready(());
             }
             if w.is_closed() || w.callers() == 0 {
-                // The keys' slots are closed as well, or no key is left.
+                // The keys' slots are closed as well, or no key is wanted.
                 return Poll::Pending;
             }
             if !hops && (w.is_empty() || (w.is_idle() && !drove && run.is_woken())) {
+                let attempt = || match self.lone() {
+                    Some(slot) => {
+                        let body = Some(slot);
+                        let others = false;
+                        run.attempt_as(core, Start::Caller { body, others })
+                    }
+                    None => run.attempt(core, None),
+                };
                 let (attempt, hop_ended) = match stack::place(waker) {
                     stack::Place::Hop => {
                         hops = true;
                         continue;
                     }
-                    stack::Place::Base => stack::base(|| run.attempt(core, None)),
-                    stack::Place::Nested => (run.attempt(core, None), false),
+                    stack::Place::Base => stack::base(attempt),
+                    stack::Place::Nested => (attempt(), false),
                 };
                 drove = matches!(attempt, Attempt::Driven(_)) && !hop_ended;
                 continue;
@@ -200,6 +244,8 @@ impl<V: Send + Sync + 'static> Flight<V> {
                 continue;
             }
             if hops {
+                // The base starts it, if it has not started: so the edge is not the starter's.
+                self.link(core, run);
                 stack::hop(run, None, core.strong());
             }
             // CANCEL: the body that waits leaves (F6) when it is dropped.
@@ -208,16 +254,38 @@ impl<V: Send + Sync + 'static> Flight<V> {
     }
 
     /// F5, after DONE was seen.
-    fn take(&self, at: usize) -> Option<V> {
+    fn take(&self, at: usize, core: CorePtr) -> Option<V> {
+        self.taken(core);
         // SAFETY: the run wrote it before S7, and does not write again.
-        unsafe {
-            self.values
-                .read(|values| values.get(at).and_then(|cell| cell.write(Option::take)))
+        unsafe { self.members()[at].value.write(Option::take) }
+    }
+
+    fn taken(&self, core: CorePtr) {
+        // ORDER: Relaxed; written before S7.
+        core.awake
+            .taken(self.landed.load(std::sync::atomic::Ordering::Relaxed));
+    }
+
+    /// F6: the body of the key with this number goes, unfinished.
+    fn leave(&self, at: usize, run: SlotPtr, core: CorePtr) {
+        let w = run.look();
+        if w.is_terminal() {
+            if w.is_done() {
+                self.taken(core);
+            }
+            return;
         }
+        // The edge before the count, as any caller.
+        let member = &self.members()[at];
+        EdgeCell::unlink(core, std::iter::once(&member.edge));
+        if self.lone().is_some() {
+            forget_starter(core, member.slot, run);
+        }
+        run.leave(core);
     }
 }
 
-impl<V: Send + Sync + 'static> Launched<V> {
+impl<K, V: Send + Sync + 'static> Launched<K, V> {
     /// F2.
     pub(super) fn launch(self, core: CorePtr, waker: &Waker) {
         let run = core.link_private(self.new);
@@ -293,15 +361,17 @@ where
             let (KeyState::New(key), Some(slot)) = (new, this.ctx.body()) else {
                 unreachable!("it is new, and a body's handle")
             };
-            let waker = cx.waker().clone();
-            let entry = Entry { key, slot, waker };
-            let (place, launched) = collector::<B, S, K>(&this.ctx).put(core, entry);
+            let may_be_parked = slot.has_hub();
+            let member = Member::new(slot, cx.waker().clone());
+            let (place, launched) = collector::<B, S, K>(&this.ctx).put(core, key, member);
             this.state = KeyState::Waits(place);
             for launched in launched.into_iter().flatten() {
                 launched.launch(core, cx.waker());
             }
-            // B1. Also if it went already: the sealed one before may have woken others only.
-            cx.waker().wake_by_ref();
+            if may_be_parked {
+                // B1.
+                cx.waker().wake_by_ref();
+            }
         }
         let KeyState::Waits(place) = &this.state else {
             panic!("a key's body was polled after it was ready");
@@ -313,7 +383,7 @@ where
             return Poll::Pending;
         }
         let outcome = if run.look().is_done() {
-            Ok(place.flight.take(place.at))
+            Ok(place.flight.take(place.at, core))
         } else {
             Err(OfBatch(run.error()))
         };
@@ -332,18 +402,12 @@ where
         let KeyState::Waits(place) = std::mem::replace(&mut self.state, KeyState::Over) else {
             return;
         };
-        let core = self.ctx.core();
         // CANCEL: the last caller of this key is gone, or the context is closed.
-        if place.flight.run().is_none() {
-            let entry = collector::<B, S, K>(&self.ctx).leave(&place);
-            if entry.is_some() {
-                return;
-            }
+        if place.flight.run().is_none() && collector::<B, S, K>(&self.ctx).leave(&place) {
+            return;
         }
         if let Some(run) = place.flight.run() {
-            // F6: the edge before the count, as any caller.
-            place.flight.crew(|crew| crew.edges.leave(core, place.at));
-            run.leave(core);
+            place.flight.leave(place.at, run, self.ctx.core());
         }
     }
 }
@@ -355,10 +419,6 @@ struct Asked<K, V>(Mutex<Option<Cargo<K, V>>>);
 struct Cargo<K, V> {
     flight: Arc<Flight<V>>,
     keys: Vec<K>,
-    /// The slots of the keys, in their order, with the keys' numbers.
-    members: Vec<(SlotPtr, usize)>,
-    /// How many numbers there are.
-    numbers: usize,
 }
 
 impl<K, V> Clone for Asked<K, V> {
@@ -380,36 +440,26 @@ impl<K, V> Hash for Asked<K, V> {
 }
 
 /// The inner task of a batch's run.
-async fn fetch<B, S, K>(ctx: Ctx<S>, asked: Asked<K, B::Value>) -> Result<Fetched, B::Error>
+fn fetch<B, S, K>(ctx: Ctx<S>, asked: Asked<K, B::Value>) -> Fetch<B, S, K>
 where
     S: Send + Sync + 'static,
     B: Batch<S, K>,
     K: Input,
 {
     let cargo = lock(&asked.0).take();
-    drop(asked);
-    let Some(Cargo {
-        flight,
-        keys,
-        members,
-        numbers,
-    }) = cargo
-    else {
+    let Some(Cargo { flight, keys }) = cargo else {
         unreachable!("a batch runs once: when its callers are gone it has no others")
     };
     let core = ctx.core();
-    // However the body ends.
-    let waits = Waits {
-        flight: &flight,
-        core,
-    };
+    // Also if the function unwinds.
+    let waits = Waits { flight, core };
     let fake = core.fakes().and_then(|fakes| {
         fakes
             .get(&id::<B, S, K>())?
             .downcast_ref::<Fake<S, Vec<K>, B::Found, B::Error>>()
     });
     let found = match fake {
-        Some(fake) => fake(ctx.clone(), keys).await?,
+        Some(fake) => Finding::Fake(fake(ctx, keys)),
         None => {
             const {
                 assert!(
@@ -420,66 +470,117 @@ where
             }
             // SAFETY: a batch function has no bytes (asserted above), is Copy, and one was given to the call that put the first key in.
             let batch = unsafe { NonNull::<B>::dangling().read() };
-            batch.fetch(ctx.clone(), keys).await?
+            Finding::Own(batch.fetch(ctx, keys))
         }
     };
-    hand_out::<B, S, K>(&ctx, &flight, &members, numbers, found);
-    drop(waits);
-    Ok(Fetched)
+    Fetch { found, waits }
 }
 
-/// The edges of those who wait for a batch.
-struct Waits<'f, V: Send + Sync + 'static> {
-    flight: &'f Arc<Flight<V>>,
-    core: CorePtr,
-}
-
-impl<V: Send + Sync + 'static> Drop for Waits<'_, V> {
-    fn drop(&mut self) {
-        self.flight.crew(|crew| crew.edges.leave_all(self.core));
-    }
-}
-
-/// F4.
-fn hand_out<B, S, K>(
-    ctx: &Ctx<S>,
-    flight: &Flight<B::Value>,
-    members: &[(SlotPtr, usize)],
-    numbers: usize,
-    found: B::Found,
-) where
+/// See [`fetch`].
+struct Fetch<B, S, K>
+where
     S: Send + Sync + 'static,
     B: Batch<S, K>,
     K: Input,
 {
-    let mut values: Vec<Option<B::Value>> = Vec::new();
-    values.resize_with(numbers, || None);
+    found: Finding<B::Future, Stand<B::Found, B::Error>>,
+    waits: Waits<B::Value>,
+}
+
+/// The future of a stand-in.
+type Stand<M, E> = Pin<Box<dyn Future<Output = Result<M, E>> + Send>>;
+
+enum Finding<O, F> {
+    Own(O),
+    Fake(F),
+}
+
+impl<B, S, K> Future for Fetch<B, S, K>
+where
+    S: Send + Sync + 'static,
+    B: Batch<S, K>,
+    K: Input,
+{
+    type Output = Result<Fetched, B::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // SAFETY: nothing is moved out of it; `found` is pinned below as it is here, and has no `Drop` of ours.
+        let this = unsafe { self.get_unchecked_mut() };
+        let found = match &mut this.found {
+            // SAFETY: see above.
+            Finding::Own(own) => unsafe { Pin::new_unchecked(own) }.poll(cx),
+            Finding::Fake(fake) => fake.as_mut().poll(cx),
+        };
+        found.map_ok(|found| {
+            let Waits { flight, core } = &this.waits;
+            hand_out::<B, S, K>(*core, flight, found);
+            Fetched
+        })
+    }
+}
+
+/// The edges of those who wait for a batch, while its body is there.
+struct Waits<V: Send + Sync + 'static> {
+    flight: Arc<Flight<V>>,
+    /// The body lies in that context's memory, or in a box that it owns.
+    core: CorePtr,
+}
+
+impl<V: Send + Sync + 'static> Drop for Waits<V> {
+    fn drop(&mut self) {
+        // ORDER: Relaxed; see `link`.
+        if self
+            .flight
+            .linked
+            .load(std::sync::atomic::Ordering::Relaxed)
+        {
+            let edges = self.flight.members().iter().map(|member| &member.edge);
+            EdgeCell::unlink(self.core, edges);
+        }
+    }
+}
+
+/// F4.
+fn hand_out<B, S, K>(core: CorePtr, flight: &Flight<B::Value>, found: B::Found)
+where
+    S: Send + Sync + 'static,
+    B: Batch<S, K>,
+    K: Input,
+{
+    let members = flight.members();
     let mut index = Index::new(members);
     for (k, value) in found {
-        let hash = ctx.core().hash_of(key::<B, S, K>, &k);
+        let hash = core.hash_of(key::<B, S, K>, &k);
         // SAFETY: a member is a slot of the task `key` with this key, and lives as long as the context.
         let is = |slot| unsafe { input::<K>(slot) } == &k;
         match index.find(hash, is) {
             Some(at) => {
-                let value_of = &mut values[at];
-                if value_of.is_none() {
-                    *value_of = Some(value);
+                let mut value = Some(value);
+                // SAFETY: the run's claim is held, and nobody reads before S7.
+                unsafe {
+                    members[at].value.write(|place| {
+                        if place.is_none() {
+                            std::mem::swap(place, &mut value);
+                        }
+                    });
                 }
+                // A second one for the same key.
+                drop(value);
             }
-            None => {
-                let refused = ctx.prime(key::<B, S, K>, k, Some(value));
-                drop(refused);
-            }
+            None => drop(core.prime(key::<B, S, K>, k, Some(value))),
         }
     }
-    let values = values.into_iter().map(UnsafeCell::new).collect();
-    // SAFETY: the run's claim is held, and nobody reads before S7.
-    unsafe { flight.values.write(|cells| *cells = values) };
+    let waiting = members.iter().filter(|member| !member.left).count();
+    let epoch = core.awake.landed(waiting);
+    // ORDER: Relaxed; read after S0.
+    flight
+        .landed
+        .store(epoch, std::sync::atomic::Ordering::Relaxed);
 }
 
 /// Finds keys among those that were asked for.
-struct Index<'m> {
-    members: &'m [(SlotPtr, usize)],
+struct Index<'m, V> {
+    members: &'m [Member<V>],
     /// Where the next key is if the function keeps the order.
     next: usize,
     /// The first member with a hash; made when a key is not where it was expected.
@@ -491,8 +592,8 @@ struct Index<'m> {
 /// So few keys are compared one by one.
 const FEW: usize = 8;
 
-impl<'m> Index<'m> {
-    fn new(members: &'m [(SlotPtr, usize)]) -> Self {
+impl<'m, V> Index<'m, V> {
+    fn new(members: &'m [Member<V>]) -> Self {
         Self {
             members,
             next: 0,
@@ -504,10 +605,13 @@ impl<'m> Index<'m> {
     /// The number of the key with this hash that `is` accepts.
     fn find(&mut self, hash: u64, is: impl Fn(SlotPtr) -> bool) -> Option<usize> {
         let members = self.members;
-        let fits = |at: usize| members[at].0.hash == hash && is(members[at].0);
+        let fits = |at: usize| {
+            let Member { slot, left, .. } = &members[at];
+            !left && slot.hash == hash && is(*slot)
+        };
         if self.next < members.len() && fits(self.next) {
             self.next += 1;
-            return Some(members[self.next - 1].1);
+            return Some(self.next - 1);
         }
         let found = if members.len() <= FEW {
             (0..members.len()).find(|&at| fits(at))
@@ -521,9 +625,8 @@ impl<'m> Index<'m> {
                 }
             }
         };
-        let at = found?;
-        self.next = at + 1;
-        Some(members[at].1)
+        self.next = found? + 1;
+        found
     }
 
     fn first_with(&mut self, hash: u64) -> Option<usize> {
@@ -532,8 +635,8 @@ impl<'m> Index<'m> {
             let mut first =
                 HashMap::with_capacity_and_hasher(members.len(), BuildHasherDefault::default());
             *same = vec![NONE; members.len()];
-            for (at, (slot, _)) in members.iter().enumerate().rev() {
-                if let Some(other) = first.insert(slot.hash, at) {
+            for (at, member) in members.iter().enumerate().rev() {
+                if let Some(other) = first.insert(member.slot.hash, at) {
                     same[at] = other;
                 }
             }

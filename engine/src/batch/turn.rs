@@ -5,11 +5,11 @@
 //!
 //! | row | who | does | why |
 //! |---|---|---|---|
-//! | B1 | a key's body, first poll | puts key, slot and waker in; opens a batch if none is open; wakes itself | whoever polls the body at the same time, or left it to a hop, comes round again and sees B2 |
-//! | B2 | a caller whose poll of the key is pending | sees a batch open: notes its number and wakes itself, once for each number | it is polled again when the executor has gone round |
-//! | B3 | a caller, when it is polled and the number is still open | takes the batch out and launches it (`flight.rs`) | |
+//! | B1 | a key's body, first poll | puts in key, slot and waker; opens a batch if none is open. If somebody may be parked at the slot already, it wakes itself | a caller that hopped, or was there before, has looked too early: it comes round again, to B2 |
+//! | B2 | a caller whose poll of the key is pending | sees a batch open: notes its number and wakes itself, once a poll. If the slot has other callers it wakes them too | one that slept while the body was polled has looked too early as well |
+//! | B3 | a caller that is polled again, the number still open | takes the batch out and launches it (`flight.rs`); or, if others may ask soon (`awake.rs`), waits for one more poll | |
 //! | B4 | a key's body that fills the batch (B1) | launches it | nobody can add to it |
-//! | B5 | a key's body that is dropped before B3 | takes its key out; the batch is not open any more if it was the last | nobody wants it |
+//! | B5 | a key's body that is dropped before B3 | marks its key as left; the batch is not open any more if it was the last | nobody wants it |
 //! | B6 | `forget_loaded` | marks the slot DEAD and the open batch sealed; the next B1 launches that and opens another | the same key may come again, and a batch has it once |
 //!
 //! B1, B3, B5 and B6 are under the collector's lock, under which there is no user code; it is taken before the wait graph's. So a key is in an open batch,
@@ -19,6 +19,12 @@
 //! If only the first did, the others would depend on that one being polled again: a call that is kept and not polled would stall them. A
 //! wake that the executor has seen already costs little. So whichever caller is polled twice launches, and it is enough that one is.
 //!
+//! # Nobody misses that a batch is open
+//! A caller that is counted at a slot looks for an open batch after each poll that is pending. It has then seen the slot IDLE, so what
+//! the body has done by then too; or it has seen POLLING and slept. In that case its count is in the slot's word before whoever
+//! polls the body releases it, and that one, if it is a caller of a key, sees the count after it (B2) and wakes it. If that one is none (a hop), somebody was
+//! parked before the poll, so there was a hub (B1).
+//!
 //! # Why the second poll
 //! Executors poll what was woken in the order of the wakes. When a caller that wakes itself is polled again, whatever was awake with it
 //! has been polled, and has asked for its keys, or waits for something else.
@@ -26,7 +32,7 @@
 use std::marker::PhantomData;
 use std::task::{Context, Waker};
 
-use super::flight::{Flight, Launched};
+use super::flight::{Flight, Launched, Member};
 use super::{Batch, OfBatch, id};
 use crate::context::{CorePtr, Ctx};
 use crate::slot::{SlotPtr, value_at};
@@ -59,22 +65,20 @@ struct State<K, V> {
 struct Open<K, V> {
     flight: Arc<Flight<V>>,
     number: u64,
-    /// By the keys' numbers in the batch; none where the key was left.
-    entries: Vec<Option<Entry<K>>>,
-    /// How many of them are there.
-    left: usize,
+    keys: Vec<K>,
+    /// Who waits for each of the keys.
+    members: Vec<Member<V>>,
+    /// How many of them still do.
+    wanted: usize,
     /// One of its keys was forgotten (B6).
     sealed: bool,
+    /// How often a caller has waited for others.
+    waited: usize,
 }
 
-/// A key that is asked for.
-pub(super) struct Entry<K> {
-    pub(super) key: K,
-    /// The slot whose body waits for it.
-    pub(super) slot: SlotPtr,
-    /// That body's.
-    pub(super) waker: Waker,
-}
+/// How often the callers of a batch may wait for others that may ask: so often, and so often for each key. A caller that is never polled
+/// must not keep them.
+const WAITS: (usize, usize) = (64, 4);
 
 /// What a key's body has when it has put its key in.
 pub(super) struct Place<V> {
@@ -86,7 +90,7 @@ pub(super) struct Place<V> {
 }
 
 /// A batch to launch, out of the lock.
-type ToLaunch<V> = Option<Launched<V>>;
+type ToLaunch<K, V> = Option<Launched<K, V>>;
 
 /// The collector of a batch function; made if there is none.
 pub(super) fn collector<B, S, K>(ctx: &Ctx<S>) -> &Collector<B, S, K>
@@ -129,8 +133,9 @@ where
     pub(super) fn put(
         &self,
         core: CorePtr,
-        entry: Entry<K>,
-    ) -> (Place<B::Value>, [ToLaunch<B::Value>; 2]) {
+        key: K,
+        member: Member<B::Value>,
+    ) -> (Place<B::Value>, [ToLaunch<K, B::Value>; 2]) {
         let mut state = lock(&self.state);
         let sealed = match &state.open {
             Some(open) if open.sealed => self.take(core, &mut state),
@@ -142,9 +147,11 @@ where
             state.open = Some(Open {
                 flight: Arc::new(Flight::new()),
                 number,
-                entries: Vec::new(),
-                left: 0,
+                keys: Vec::new(),
+                members: Vec::new(),
+                wanted: 0,
                 sealed: false,
+                waited: 0,
             });
             // ORDER: Release; pairs with the look in `Turn`: not for the lock's data, but who sees the body's slot IDLE sees this.
             self.open.store(number, Ordering::Release);
@@ -155,11 +162,12 @@ where
         let place = Place {
             flight: open.flight.clone(),
             number: open.number,
-            at: open.entries.len(),
+            at: open.members.len(),
         };
-        open.entries.push(Some(entry));
-        open.left += 1;
-        let full = if open.left >= self.most {
+        open.keys.push(key);
+        open.members.push(member);
+        open.wanted += 1;
+        let full = if open.wanted >= self.most {
             self.take(core, &mut state)
         } else {
             None
@@ -169,37 +177,37 @@ where
     }
 
     /// Closes the open batch and makes its flight ready, under the lock: from here on its keys' bodies see the run.
-    fn take(&self, core: CorePtr, state: &mut State<K, B::Value>) -> ToLaunch<B::Value> {
+    fn take(&self, core: CorePtr, state: &mut State<K, B::Value>) -> ToLaunch<K, B::Value> {
         let open = state.open.take()?;
         // ORDER: Release; as in `put`.
         self.open.store(0, Ordering::Release);
         Some(Flight::prepare::<B, S, K>(
-            &open.flight,
+            open.flight,
             core,
-            open.entries,
-            open.left,
+            open.keys,
+            open.members,
+            open.wanted,
         ))
     }
 
-    /// B5: the body that has this place is dropped. Gives the key out, to be dropped, or nothing if the batch has gone.
-    pub(super) fn leave(&self, place: &Place<B::Value>) -> Option<Entry<K>> {
+    /// B5: the body that has this place is dropped. False if the batch has gone.
+    pub(super) fn leave(&self, place: &Place<B::Value>) -> bool {
         let mut state = lock(&self.state);
-        let open = state.open.as_mut()?;
-        if open.number != place.number {
-            return None;
-        }
-        let entry = open.entries[place.at].take();
-        open.left -= usize::from(entry.is_some());
-        let empty = if open.left == 0 {
+        let open = match &mut state.open {
+            Some(open) if open.number == place.number => open,
+            _ => return false,
+        };
+        open.members[place.at].left = true;
+        open.wanted -= 1;
+        if open.wanted == 0 {
             // ORDER: Release; as in `put`.
             self.open.store(0, Ordering::Release);
-            state.open.take()
-        } else {
-            None
-        };
-        drop(state);
-        drop(empty);
-        entry
+            let nobodys = state.open.take();
+            // Keys are dropped outside the lock.
+            drop(state);
+            drop(nobodys);
+        }
+        true
     }
 
     /// B6.
@@ -218,7 +226,7 @@ where
 trait Collects: Send + Sync {
     /// The number of the batch that is open, or 0.
     fn open(&self) -> u64;
-    /// B3: launches the batch with this number, if it is open.
+    /// B3: launches the batch with this number, if it is open and nobody is waited for.
     fn go(&self, core: CorePtr, number: u64, waker: &Waker);
 }
 
@@ -229,17 +237,25 @@ where
     K: Input,
 {
     fn open(&self) -> u64 {
-        // ORDER: Acquire; pairs with `put`: a caller that saw its key's slot IDLE sees the batch that the body has put it into, or a later state.
+        // ORDER: Acquire; pairs with `put`: see "Nobody misses that a batch is open".
         self.open.load(Ordering::Acquire)
     }
 
     fn go(&self, core: CorePtr, number: u64, waker: &Waker) {
         let launched = {
             let mut state = lock(&self.state);
-            match &state.open {
-                Some(open) if open.number == number => self.take(core, &mut state),
-                _ => None,
+            let open = match &mut state.open {
+                Some(open) if open.number == number => open,
+                _ => return,
+            };
+            if core.awake.others() {
+                open.waited += 1;
+                if open.waited <= WAITS.0 + WAITS.1 * open.wanted {
+                    return;
+                }
+                core.awake.forgive();
             }
+            self.take(core, &mut state)
         };
         if let Some(launched) = launched {
             launched.launch(core, waker);
@@ -276,28 +292,38 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// Before the caller polls its keys.
-    #[inline]
+    /// B3, before the caller polls its keys.
+    #[inline(always)]
     pub(super) fn begin(&mut self, core: CorePtr, cx: &mut Context<'_>) {
-        if let Some(collector) = self.collector
-            && self.saw != 0
-        {
-            let saw = std::mem::take(&mut self.saw);
-            if collector.open() == saw {
-                collector.go(core, saw, cx.waker());
-            }
+        if self.saw != 0 {
+            self.second(core, cx);
         }
     }
 
-    /// After the caller has polled its keys, if any is pending.
-    pub(super) fn end(&mut self, cx: &mut Context<'_>) {
-        if let Some(collector) = self.collector {
-            let open = collector.open();
-            if open != 0 {
-                // B2.
-                self.saw = open;
-                cx.waker().wake_by_ref();
-            }
+    #[inline(never)]
+    fn second(&mut self, core: CorePtr, cx: &mut Context<'_>) {
+        let saw = std::mem::take(&mut self.saw);
+        if let Some(collector) = self.collector
+            && collector.open() == saw
+        {
+            collector.go(core, saw, cx.waker());
         }
+    }
+
+    /// B2, after the caller has polled its keys, if any is pending. True if a batch is open.
+    pub(super) fn end(&mut self, cx: &mut Context<'_>) -> bool {
+        let open = self.collector.map_or(0, Collects::open);
+        self.saw = open;
+        if open != 0 {
+            cx.waker().wake_by_ref();
+        }
+        open != 0
+    }
+}
+
+/// B2: wakes the other callers of a key.
+pub(super) fn tell_others(slot: SlotPtr) {
+    if slot.look().callers() > 1 {
+        slot.wake_all();
     }
 }

@@ -254,7 +254,25 @@ pub(crate) fn main() -> ExitCode {
     let check = std::env::args().any(|arg| arg == "--check");
     let only = std::env::args().find_map(|arg| arg.strip_prefix("--only=").map(str::to_owned));
     let rt: &'static Runtime = Box::leak(Box::new(runtime()));
-    let groups = [lone(rt), keys(rt, 1), keys(rt, 10), keys(rt, 1_000), tree(rt)];
+    let groups = [
+        lone(rt),
+        keys(rt, 1),
+        keys(rt, 10),
+        keys(rt, 1_000),
+        tree(rt),
+    ];
+    if let Some(name) =
+        std::env::args().find_map(|arg| arg.strip_prefix("--profile=").map(str::to_owned))
+    {
+        let group = groups.iter().find(|group| group.name.contains(&name));
+        let sides = group.map(|group| (&group.ours, group.peers.first()));
+        let (ours, peer) = sides.expect("a group with that name");
+        let side = if quick { peer.unwrap_or(ours) } else { ours };
+        for _ in 0..1_000 {
+            black_box((side.work)().sum);
+        }
+        return ExitCode::SUCCESS;
+    }
     let pairs = if quick { 21 } else { 101 };
     let mut missed = false;
     println!("| work | side | time | ratio to watershed | to the first result | batches |");
@@ -268,7 +286,8 @@ pub(crate) fn main() -> ExitCode {
         let batches = peers::batches();
         // One piece of work of ours, roughly; of a peer that waits a millisecond one is enough.
         let once = measure(&group.ours, 3, expected).took;
-        let times = (Duration::from_micros(400).as_nanos() / once.as_nanos().max(1)).clamp(1, 2_000);
+        let times =
+            (Duration::from_micros(400).as_nanos() / once.as_nanos().max(1)).clamp(1, 2_000);
         let times = u32::try_from(times).expect("it is clamped");
         let mut rows = Vec::new();
         let mut ours_all = Vec::new();
@@ -276,7 +295,11 @@ pub(crate) fn main() -> ExitCode {
             peers::batches();
             let warm = measure(peer, 1, expected).took;
             let peer_batches = peers::batches();
-            let peer_times = if warm > Duration::from_micros(500) { 1 } else { times };
+            let peer_times = if warm > Duration::from_micros(500) {
+                1
+            } else {
+                times
+            };
             let (mut peer_ns, mut ratios, mut firsts) = (Vec::new(), Vec::new(), Vec::new());
             for pair in 0..pairs {
                 let (ours, theirs) = if pair % 2 == 0 {
@@ -293,7 +316,13 @@ pub(crate) fn main() -> ExitCode {
                 ours_all.push((ns(ours.took), ns(ours.first)));
             }
             let ratio = median(ratios);
-            rows.push((peer.name, median(peer_ns), ratio, median(firsts), peer_batches));
+            rows.push((
+                peer.name,
+                median(peer_ns),
+                ratio,
+                median(firsts),
+                peer_batches,
+            ));
             if let Some((_, least)) = group.best
                 && peer.name == DELAY
                 && ratio < least
@@ -313,7 +342,11 @@ pub(crate) fn main() -> ExitCode {
             us(ours_first),
         );
         for (name, ns, ratio, first, batches) in rows {
-            println!("| | {name} | {} | {ratio:.2} | {} | {batches} |", us(ns), us(first));
+            println!(
+                "| | {name} | {} | {ratio:.2} | {} | {batches} |",
+                us(ns),
+                us(first)
+            );
         }
         if let Some((best, _)) = group.best
             && batches != best
