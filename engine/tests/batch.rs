@@ -1,37 +1,95 @@
-//! Batches: what the contract says of [`Ctx::load`], each line a test.
-#![cfg(not(loom))]
+//! Batches: what the contract says of [`Ctx::load`](watershed::Ctx::load), each line a test.
+//!
+//! `gathering`: which keys go together, and when; `outcomes`: what comes of them; `leaving`: callers that go, or are kept and not polled;
+//! `ending`: cycles, the end of the context, depth. The state counts what the functions were asked for.
+#![cfg(all(not(loom), feature = "tokio"))]
 
-use std::collections::HashMap;
+mod support;
+
+#[path = "batch/ending.rs"]
+mod ending;
+#[path = "batch/gathering.rs"]
+mod gathering;
+#[path = "batch/leaving.rs"]
+mod leaving;
+#[path = "batch/outcomes.rs"]
+mod outcomes;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
+
+use support::{Count, Drops, Gate, Token, yields};
 use watershed::{Ctx, TaskError};
 
+/// The state of the contexts here.
 #[derive(Default)]
 struct App {
+    /// What was asked for, batch by batch, sorted.
     asked: Mutex<Vec<Vec<u64>>>,
+    /// Where [`gated`] waits.
+    gate: Gate,
+    bodies: Drops,
+    values: Drops,
+    flights: Count,
 }
 
-async fn squares(ctx: Ctx<App>, keys: Vec<u64>) -> Result<HashMap<u64, u64>, String> {
-    ctx.state().asked.lock().unwrap().push(keys.clone());
+impl App {
+    fn ask(&self, keys: &[u64]) {
+        let mut keys = keys.to_vec();
+        keys.sort_unstable();
+        self.asked.lock().unwrap().push(keys);
+    }
+
+    /// What was asked for since this was asked last.
+    fn asked(&self) -> Vec<Vec<u64>> {
+        std::mem::take(&mut *self.asked.lock().unwrap())
+    }
+}
+
+fn ctx() -> Ctx<App> {
+    Ctx::new(App::default())
+}
+
+/// Ready at once.
+async fn squares(ctx: Ctx<App>, keys: Vec<u64>) -> Result<HashMap<u64, u64>, TaskError> {
+    ctx.state().ask(&keys);
     Ok(keys.into_iter().map(|k| (k, k * k)).collect())
 }
 
-#[test]
-fn joined() {
-    futures::executor::block_on(async {
-        let ctx = Ctx::new(App::default());
-        let (a, b, c) = futures::try_join!(
-            ctx.load(squares, 1),
-            ctx.load(squares, 2),
-            ctx.load(squares, 3)
-        )
-        .unwrap();
-        assert_eq!((a, b, c), (Some(&1), Some(&4), Some(&9)));
-        let many = futures::future::try_join_all((0..100).map(|k| ctx.load(squares, k)))
-            .await
-            .unwrap();
-        assert_eq!(many.len(), 100);
-        assert_eq!(ctx.state().asked.lock().unwrap().len(), 2);
-        Ok::<(), TaskError>(())
-    })
-    .unwrap();
+/// Ready at once, in another map, with other values.
+async fn doubles(ctx: Ctx<App>, keys: Vec<u64>) -> Result<BTreeMap<u64, u64>, String> {
+    ctx.state().ask(&keys);
+    Ok(keys.into_iter().map(|k| (k, k + k)).collect())
+}
+
+/// Wakes itself a few times before it is ready.
+async fn slowly(ctx: Ctx<App>, keys: Vec<u64>) -> Result<Vec<(u64, u64)>, TaskError> {
+    ctx.state().ask(&keys);
+    yields(3).await;
+    Ok(keys.into_iter().map(|k| (k, k + 1)).collect())
+}
+
+/// Waits at the gate. Its bodies and values are counted.
+async fn gated(ctx: Ctx<App>, keys: Vec<u64>) -> Result<Vec<(u64, Valued)>, TaskError> {
+    let App {
+        gate,
+        bodies,
+        values,
+        ..
+    } = ctx.state();
+    ctx.state().ask(&keys);
+    let _body = bodies.token();
+    gate.passed().await;
+    let valued = |number| Valued {
+        number,
+        _token: values.token(),
+    };
+    Ok(keys.into_iter().map(|k| (k, valued(k))).collect())
+}
+
+/// A value that is counted.
+#[derive(Debug)]
+struct Valued {
+    number: u64,
+    _token: Token,
 }
