@@ -187,6 +187,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
                 Turn::of(collector::<B, S, K>(self))
             },
             run,
+            waits: false,
         }
     }
 
@@ -227,6 +228,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
             waiting: (0..calls.len()).rev().collect(),
             calls,
             turn: Turn::of(collector::<B, S, K>(self)),
+            waits: false,
             over: false,
             values: std::marker::PhantomData,
         }
@@ -336,9 +338,20 @@ impl<S: Send + Sync + 'static> Ctx<S> {
 pub struct Load<'a, S, V> {
     run: Run<'a, S, Option<V>>,
     turn: Turn<'a>,
+    /// It has been pending.
+    waits: bool,
 }
 
 impl<S, V> Unpin for Load<'_, S, V> {}
+
+impl<S, V> Load<'_, S, V> {
+    fn look_round(&mut self, cx: &mut Context<'_>) {
+        self.waits = true;
+        if self.turn.end(cx) {
+            self.run.waits_for().into_iter().for_each(turn::tell_others);
+        }
+    }
+}
 
 impl<'a, S: Send + Sync + 'static, V: 'static> Load<'a, S, V> {
     /// Blocks the thread until the call is done, for threads that have no executor; see [`Run::wait`].
@@ -360,8 +373,10 @@ impl<'a, S: Send + Sync + 'static, V: 'static> Future for Load<'a, S, V> {
         let core = this.run.ctx().core();
         this.turn.begin(core, cx);
         let polled = Pin::new(&mut this.run).poll(cx);
-        if polled.is_pending() && this.turn.end(cx) {
-            this.run.waits_for().into_iter().for_each(turn::tell_others);
+        if polled.is_pending() {
+            this.look_round(cx);
+        } else if this.waits {
+            core.awake.taken();
         }
         polled.map_ok(Option::as_ref)
     }
@@ -387,6 +402,8 @@ pub struct LoadMany<'a, S, V> {
     /// Those that are not ready, by number; the first is last.
     waiting: Vec<usize>,
     turn: Turn<'a>,
+    /// It has been pending.
+    waits: bool,
     over: bool,
     values: std::marker::PhantomData<fn() -> &'a V>,
 }
@@ -421,6 +438,9 @@ impl<'a, S: Send + Sync + 'static, V: 'static> Future for LoadMany<'a, S, V> {
                 Poll::Pending => {}
                 Poll::Ready(Ok(())) => {
                     this.waiting[at] = usize::MAX;
+                    if this.waits {
+                        caller.core.awake.taken();
+                    }
                 }
                 Poll::Ready(Err(failure)) => {
                     error = Some(failure);
@@ -434,6 +454,7 @@ impl<'a, S: Send + Sync + 'static, V: 'static> Future for LoadMany<'a, S, V> {
         }
         this.waiting.retain(|call| *call != usize::MAX);
         if !this.waiting.is_empty() {
+            this.waits = true;
             if this.turn.end(cx) {
                 for &call in &this.waiting {
                     turn::tell_others(this.calls[call].slot());

@@ -352,12 +352,6 @@ impl<'a, S: Send + Sync + 'static, T: 'static> Run<'a, S, T> {
         self.ctx
     }
 
-    /// The slot that it waits for, after a poll that was pending.
-    pub(crate) fn waits_for(&self) -> Option<SlotPtr> {
-        // SAFETY: the stage is `Call`.
-        (self.stage == Stage::Call).then(|| unsafe { self.call.assume_init_ref() }.slot)
-    }
-
     #[inline(always)]
     fn new(ctx: &'a Ctx<S>, target: NonNull<()>, stage: Stage) -> Self {
         Self {
@@ -425,6 +419,12 @@ impl<'a, S: Send + Sync + 'static, T: 'static> Future for Run<'a, S, T> {
 }
 
 impl<'a, S, T> Run<'a, S, T> {
+    /// The slot that it waits for, after a poll that was pending.
+    pub(crate) fn waits_for(&self) -> Option<SlotPtr> {
+        // SAFETY: the stage is `Call`.
+        (self.stage == Stage::Call).then(|| unsafe { self.call.assume_init_ref() }.slot)
+    }
+
     #[inline(never)]
     fn poll_call(&mut self, cx: &mut Context<'_>) -> Poll<Result<&'a T, TaskError>> {
         if self.stage == Stage::New {

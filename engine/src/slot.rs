@@ -8,7 +8,7 @@
 //! every phase that is not terminal, also where there is no body, so that nobody who arrives meanwhile is forgotten.
 //!
 //! ```text
-//!                     prime (claims without a count)
+//!                     prime (claims without a count; so does a batch, from IDLE)
 //!                   +-------------------------------+
 //!                   |                               v
 //!   join + start  +---------+  ready: publish   +------+   +--------+
@@ -46,6 +46,7 @@
 //! | S11 | closer | IDLE\|n → DROPPING\|n\|CLOSED, otherwise w → w\|CLOSED | CAS AcqRel | S4 | see below | everyone, always |
 //! | S12 | forget | w → w\|DEAD | CAS AcqRel | | a flag, so nobody else meets a false phase | |
 //! | S13 | prime | EMPTY\|n → POLLING\|n, then S7 | CAS AcqRel | S10 | writing without the claim races with a start | by S7 |
+//! | S14 | a batch that has the value | IDLE\|n → POLLING\|n, WOKEN or not; the body is dropped, then S7 | CAS AcqRel | S5 | as S3 | by S7 |
 //!
 //! # Who notices when a row is weakened
 //! Models in `loom-tests/tests` that were seen to fail with the row weakened as said; `.ci/mutants` weakens them again.
@@ -100,7 +101,7 @@ use crate::sync::cell::UnsafeCell;
 use crate::wake::{Hub, PollWaker};
 
 mod node;
-pub(crate) use node::{input, meta, new_node, type_id, value, value_at, write};
+pub(crate) use node::{input, meta, new_node, type_id, value, value_at, write, write_at};
 
 const PHASE: usize = 0b111;
 /// No body. Nobody's, or callers are counted that will start it (a promise, a hop, a restart).
@@ -675,6 +676,62 @@ impl SlotPtr {
         };
         write();
         claim.publish(DONE);
+    }
+
+    /// S14: puts in the value that `write` writes, for callers whose body only waits for it; or S13, if nobody is left. `None` if
+    /// somebody holds the claim, or if it is over. Otherwise how many callers get it.
+    pub(crate) fn deliver(self, core: CorePtr, write: impl FnOnce()) -> Option<usize> {
+        if !self.claim_delivery(core, || true) && !self.claim_prime() {
+            return None;
+        }
+        let callers = self.look().callers();
+        self.publish_primed(core, write);
+        Some(callers)
+    }
+
+    /// S14, with an error, if the body is the one that is meant. Not if nobody is left.
+    pub(crate) fn deliver_error(self, core: CorePtr, error: &TaskError, is: impl FnOnce() -> bool) {
+        if self.claim_delivery(core, is) {
+            let claim = Claim {
+                slot: self,
+                core,
+                counted: false,
+            };
+            let _ = claim.fail(error.clone());
+        }
+    }
+
+    /// Takes the claim of a body that nobody polls, and drops the body, if it is the one that is meant: `is` looks when nobody can change that.
+    ///
+    /// Nothing is called but its destructor, where it is: neither runtime nor stack are seen to.
+    fn claim_delivery(self, core: CorePtr, is: impl FnOnce() -> bool) -> bool {
+        loop {
+            let w = self.look();
+            if !w.is_idle() {
+                return false;
+            }
+            if self.claim_idle(w) {
+                break;
+            }
+        }
+        if !is() {
+            // As a poll that was pending.
+            let claim = Claim {
+                slot: self,
+                core,
+                counted: false,
+            };
+            let _ = claim.release(&PollWaker::new(&self.hub), false);
+            return false;
+        }
+        // SAFETY: the claim is ours.
+        if let Some(body) = unsafe { self.take_body() } {
+            // SAFETY: the body was alive and in nobody else's hands.
+            let drop = unsafe { body.as_ref().drop };
+            // SAFETY: as above; it is not used after this.
+            unsafe { drop(body) };
+        }
+        true
     }
 
     /// Drops what the slot holds and frees it.

@@ -131,6 +131,8 @@ impl Event {
 enum Asked {
     UnderWay,
     Done,
+    /// It is kept by those of its keys whose callers have seen it.
+    Failed,
     /// Dropped unfinished.
     Dropped,
 }
@@ -142,8 +144,8 @@ struct Known {
     callers: usize,
     /// Its last batch.
     asked: Option<(usize, Asked)>,
-    /// It may be asked for again: it was forgotten, or its last caller left.
-    again: bool,
+    /// How often it may be asked for again: for each time that it was forgotten, or its last caller left.
+    again: usize,
 }
 
 #[derive(Debug, Default)]
@@ -243,7 +245,7 @@ impl Drop for Waits<'_> {
             let known = book.keys.entry(self.key).or_default();
             known.callers -= 1;
             if known.callers == 0 && known.asked.is_none_or(|(_, how)| how != Asked::Done) {
-                known.again = true;
+                known.again += 1;
             }
         });
     }
@@ -255,7 +257,7 @@ struct Run<'a> {
     function: usize,
     number: usize,
     keys: Vec<u64>,
-    ended: bool,
+    how: Asked,
     _body: Counted,
 }
 
@@ -278,13 +280,13 @@ impl<'a> Run<'a> {
                 if known.callers == 0 {
                     book.faults.push(format!("{function}/{key} is nobody's"));
                 }
-                let again = std::mem::take(&mut known.again);
-                match known.asked {
-                    Some((_, Asked::UnderWay | Asked::Done)) if !again => {
-                        let fault = format!("{function}/{key} again: {known:?}");
-                        book.faults.push(fault);
+                if let Some((_, Asked::UnderWay | Asked::Done | Asked::Failed)) = known.asked {
+                    match known.again.checked_sub(1) {
+                        Some(less) => known.again = less,
+                        None => book
+                            .faults
+                            .push(format!("{function}/{key} again: {known:?}")),
                     }
-                    _ => {}
                 }
                 if let Some(known) = book.keys.get_mut(&(function, *key)) {
                     known.asked = Some((number, Asked::UnderWay));
@@ -297,7 +299,7 @@ impl<'a> Run<'a> {
             function,
             number,
             keys: keys.to_vec(),
-            ended: false,
+            how: Asked::Dropped,
             _body: Counted::new(&world.bodies),
         }
     }
@@ -305,11 +307,7 @@ impl<'a> Run<'a> {
 
 impl Drop for Run<'_> {
     fn drop(&mut self) {
-        let how = if self.ended {
-            Asked::Done
-        } else {
-            Asked::Dropped
-        };
+        let how = self.how;
         self.world.book(|book| {
             for key in &self.keys {
                 let known = book.keys.entry((self.function, *key)).or_default();
@@ -409,8 +407,9 @@ async fn fetch(ctx: Ctx<World>, function: usize, keys: Vec<u64>) -> Found {
         together(loads.collect()).await?;
     }
     let bad = does.bad.filter(|(bad, _)| keys.contains(bad));
-    run.ended = true;
+    run.how = Asked::Done;
     if let Some((_, panics)) = bad {
+        run.how = Asked::Failed;
         world.book(|book| book.errors = true);
         if panics {
             // Past the hook, which a fuzzer ends the process in.
@@ -429,7 +428,9 @@ async fn fetch(ctx: Ctx<World>, function: usize, keys: Vec<u64>) -> Found {
         // It is kept, unless the key is being asked for.
         world.book(|book| {
             let known = book.keys.entry((function, key)).or_default();
-            known.asked.get_or_insert((0, Asked::Done));
+            if known.callers == 0 {
+                known.asked.get_or_insert((0, Asked::Done));
+            }
         });
     }
     let value = |key| Value {
@@ -564,8 +565,6 @@ pub fn play(bytes: &[u8]) -> Result<Stats, String> {
         println!("{:#?}\n{:#?}", world.functions, world.pages);
     }
     let (bodies, values) = (world.bodies.clone(), world.values.clone());
-    let mut builder = Ctx::builder(());
-    let _ = &mut builder;
     let limits: Vec<_> = world.functions.iter().map(|f| f.most).collect();
     let mut builder = Ctx::builder(world);
     for (function, most) in limits.into_iter().enumerate() {
@@ -686,7 +685,7 @@ fn schedule(ctx: &Ctx<World>, bytes: &mut Bytes<'_>, trace: bool) -> Result<Stat
                     println!("forget {function}/{key}: {forgot}");
                 }
                 if forgot {
-                    world.book(|book| book.keys.entry((function, key)).or_default().again = true);
+                    world.book(|book| book.keys.entry((function, key)).or_default().again += 1);
                 }
             }
             14 => {
@@ -705,7 +704,6 @@ fn schedule(ctx: &Ctx<World>, bytes: &mut Bytes<'_>, trace: bool) -> Result<Stat
                         world.book(|book| {
                             let known = book.keys.entry((function, key)).or_default();
                             known.asked = Some((0, Asked::Done));
-                            known.again = false;
                         });
                     }
                 }

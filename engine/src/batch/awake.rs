@@ -5,7 +5,7 @@
 //! a body that asks next. Two counts tell of these, and only fan-outs, `spawn` and batches pay for them:
 //!
 //! * *helping*: helpers that were given to the runtime and not polled yet, and polls by helpers and fans that are under way.
-//! * *untaken*: keys whose batch is done and whose callers have not been polled since.
+//! * *untaken*: callers whose key has its value and who have not been polled since.
 //!
 //! While either is not zero a caller that might send a batch yields again, a bounded number of times: what it waits for may be a caller that
 //! nobody polls. The *untaken* of then are forgiven, so that they are not waited for twice.
@@ -13,17 +13,14 @@
 //! The atomics are `std`'s in a model too: no outcome depends on them, and loom would branch on each.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The hints of one context.
 #[derive(Default)]
 pub(crate) struct Awake {
     helping: AtomicU32,
-    /// The epoch, and below it the number of untaken keys.
-    untaken: AtomicU64,
+    untaken: AtomicU32,
 }
-
-const EPOCH: u64 = 1 << 32;
 
 std::thread_local! {
     /// How many polls by helpers and fans this thread is inside of.
@@ -56,32 +53,26 @@ impl Awake {
     pub(super) fn others(&self) -> bool {
         // Those of other contexts further out on this stack count as well: then it goes early.
         let own = HELPS.try_with(Cell::get).unwrap_or(0);
-        self.helping.load(Ordering::Relaxed) > own
-            || self.untaken.load(Ordering::Relaxed) % EPOCH != 0
+        self.helping.load(Ordering::Relaxed) > own || self.untaken.load(Ordering::Relaxed) != 0
     }
 
-    /// So many keys have their values now. Gives the epoch.
-    pub(super) fn landed(&self, keys: usize) -> u32 {
-        let old = self.untaken.fetch_add(keys as u64, Ordering::Relaxed);
-        (old / EPOCH) as u32
+    /// So many callers have their values now.
+    pub(super) fn landed(&self, callers: usize) {
+        let callers = u32::try_from(callers).unwrap_or(u32::MAX);
+        self.untaken.fetch_add(callers, Ordering::Relaxed);
     }
 
-    /// The caller of one of them was polled, or is gone.
-    pub(super) fn taken(&self, epoch: u32) {
+    /// One of them was polled.
+    pub(super) fn taken(&self) {
+        let one_less = |now: u32| now.checked_sub(1);
         let _ = self
             .untaken
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-                ((now / EPOCH) as u32 == epoch && now % EPOCH != 0).then(|| now - 1)
-            });
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
     }
 
     /// Those that are untaken now are not waited for any more.
     pub(super) fn forgive(&self) {
-        let _ = self
-            .untaken
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-                (now % EPOCH != 0).then(|| (now / EPOCH + 1).wrapping_mul(EPOCH))
-            });
+        self.untaken.store(0, Ordering::Relaxed);
     }
 }
 

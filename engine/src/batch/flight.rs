@@ -13,8 +13,8 @@
 //! | F1 | who launches, under the collector's lock | makes the run's slot with a count for each key, the edges, and lets the bodies see it |
 //! | F2 | who launches | puts the slot into the context (K6), then drives it once; ended already: wakes all bodies |
 //! | F3 | a key's body, polled | drives the run (S1, S3), or makes sure that the flight's waker is registered, looks again and waits (S4) |
-//! | F4 | the run, when the function is ready | hands out the values, by key; then S7 |
-//! | F5 | a key's body that sees DONE or FAILED | takes its value, or the error |
+//! | F4 | the run, when the function is ready | finds each value's key; then puts the values into the keys' slots (S14), as far as nobody polls them; then S7 |
+//! | F5 | a key's body that sees DONE or FAILED, whoever launched | takes its value; or puts the error into all the keys' slots (S14) |
 //! | F6 | a key's body that is dropped | takes back its edge, then its count (S8, S9) |
 
 use std::collections::HashMap;
@@ -22,7 +22,8 @@ use std::future::Future;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::pin::Pin;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::turn::{Place, collector};
@@ -30,7 +31,7 @@ use super::{Batch, id};
 use crate::context::{CorePtr, Ctx, Fake, New};
 use crate::cycle::{EdgeCell, forget_starter};
 use crate::error::{BoxError, TaskError};
-use crate::slot::{Attempt, Slot, SlotPtr, Start, input};
+use crate::slot::{Attempt, Slot, SlotPtr, Start, input, write_at};
 use crate::stack;
 use crate::sync::atomic::{AtomicPtr, Ordering};
 use crate::sync::cell::UnsafeCell;
@@ -56,8 +57,6 @@ pub(super) struct Flight<V> {
     run: AtomicPtr<Slot>,
     /// By the keys' numbers. Written before `run`, and not again; edges and values in it have rules of their own.
     members: UnsafeCell<Vec<Member<V>>>,
-    /// For [`Awake`](super::Awake): when the values were handed out.
-    landed: AtomicU32,
     /// Edges of it are in the wait graph, or were.
     linked: AtomicBool,
 }
@@ -72,8 +71,12 @@ pub(super) struct Member<V> {
     pub(super) left: bool,
     /// From the slot to the batch's run. Not used if it is the only one: then it has started the run.
     edge: EdgeCell,
-    /// Written by the run before it is DONE, and taken by the slot's body after that.
+    /// Written by the run before it is DONE, and taken by the slot's body after that, unless it was delivered.
     value: UnsafeCell<Option<V>>,
+    /// The run has put the value into the slot.
+    delivered: AtomicBool,
+    /// The slot's body was dropped after the batch went; another may be there.
+    gone: AtomicBool,
 }
 
 impl<V> Member<V> {
@@ -84,7 +87,14 @@ impl<V> Member<V> {
             left: false,
             edge: EdgeCell::new(slot),
             value: UnsafeCell::new(None),
+            delivered: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
         }
+    }
+
+    fn is_delivered(&self) -> bool {
+        // ORDER: Relaxed; the slot's body is dropped by who has set it, and for wakes it is a hint.
+        self.delivered.load(Relaxed)
     }
 }
 
@@ -109,7 +119,6 @@ impl<V: Send + Sync + 'static> Flight<V> {
         Self {
             run: AtomicPtr::new(std::ptr::null_mut()),
             members: UnsafeCell::new(Vec::new()),
-            landed: AtomicU32::new(0),
             linked: AtomicBool::new(false),
         }
     }
@@ -179,8 +188,7 @@ impl<V: Send + Sync + 'static> Flight<V> {
     /// Puts the keys' bodies into the wait graph.
     fn link(&self, core: CorePtr, run: SlotPtr) {
         // ORDER: Relaxed; before the run starts, and read when its body ends.
-        self.linked
-            .store(true, std::sync::atomic::Ordering::Relaxed);
+        self.linked.store(true, Relaxed);
         let members = self.members().iter().filter(|member| !member.left);
         // SAFETY: the members are not moved any more, and the flight is alive while any of its keys' bodies is: each takes its
         // own back when it is dropped (F6), and the run all of them when it ends (F4).
@@ -191,7 +199,9 @@ impl<V: Send + Sync + 'static> Flight<V> {
     fn wake_all(&self) {
         queue::scope(|| {
             for member in self.members() {
-                member.waker.wake_by_ref();
+                if !member.is_delivered() {
+                    member.waker.wake_by_ref();
+                }
             }
         });
     }
@@ -204,6 +214,9 @@ impl<V: Send + Sync + 'static> Flight<V> {
         loop {
             let w = run.look();
             if w.is_terminal() {
+                if w.is_failed() {
+                    self.spread(run, core);
+                }
                 return Poll::Ready(());
             }
             if w.is_closed() || w.callers() == 0 {
@@ -253,30 +266,33 @@ impl<V: Send + Sync + 'static> Flight<V> {
         }
     }
 
+    /// F5: a failure is that of every key that is still waited for.
+    #[cold]
+    fn spread(&self, run: SlotPtr, core: CorePtr) {
+        let error = run.error();
+        for member in self.members().iter().filter(|member| !member.left) {
+            // ORDER: Relaxed; set before S10, and read after S3 (`claim_delivery`).
+            let is = || !member.gone.load(Relaxed);
+            member.slot.deliver_error(core, &error, is);
+        }
+    }
+
     /// F5, after DONE was seen.
-    fn take(&self, at: usize, core: CorePtr) -> Option<V> {
-        self.taken(core);
+    fn take(&self, at: usize) -> Option<V> {
         // SAFETY: the run wrote it before S7, and does not write again.
         unsafe { self.members()[at].value.write(Option::take) }
     }
 
-    fn taken(&self, core: CorePtr) {
-        // ORDER: Relaxed; written before S7.
-        core.awake
-            .taken(self.landed.load(std::sync::atomic::Ordering::Relaxed));
-    }
-
     /// F6: the body of the key with this number goes, unfinished.
     fn leave(&self, at: usize, run: SlotPtr, core: CorePtr) {
-        let w = run.look();
-        if w.is_terminal() {
-            if w.is_done() {
-                self.taken(core);
-            }
+        let member = &self.members()[at];
+        // ORDER: Relaxed; see `spread`.
+        member.gone.store(true, Relaxed);
+        if member.is_delivered() || run.look().is_terminal() {
+            // The run takes all edges back when it ends.
             return;
         }
         // The edge before the count, as any caller.
-        let member = &self.members()[at];
         EdgeCell::unlink(core, std::iter::once(&member.edge));
         if self.lone().is_some() {
             forget_starter(core, member.slot, run);
@@ -383,7 +399,7 @@ where
             return Poll::Pending;
         }
         let outcome = if run.look().is_done() {
-            Ok(place.flight.take(place.at, core))
+            Ok(place.flight.take(place.at))
         } else {
             Err(OfBatch(run.error()))
         };
@@ -529,11 +545,7 @@ struct Waits<V: Send + Sync + 'static> {
 impl<V: Send + Sync + 'static> Drop for Waits<V> {
     fn drop(&mut self) {
         // ORDER: Relaxed; see `link`.
-        if self
-            .flight
-            .linked
-            .load(std::sync::atomic::Ordering::Relaxed)
-        {
+        if self.flight.linked.load(Relaxed) {
             let edges = self.flight.members().iter().map(|member| &member.edge);
             EdgeCell::unlink(self.core, edges);
         }
@@ -570,12 +582,29 @@ where
             None => drop(core.prime(key::<B, S, K>, k, Some(value))),
         }
     }
-    let waiting = members.iter().filter(|member| !member.left).count();
-    let epoch = core.awake.landed(waiting);
-    // ORDER: Relaxed; read after S0.
-    flight
-        .landed
-        .store(epoch, std::sync::atomic::Ordering::Relaxed);
+    // From here on there is no code of the user.
+    let mut told = 0;
+    for member in members.iter().filter(|member| !member.left) {
+        // SAFETY: the run's claim is held, and nobody reads before S7.
+        let mut value = unsafe { member.value.write(Option::take) };
+        // ORDER: Relaxed; read by the body's destructor, below.
+        member.delivered.store(true, Relaxed);
+        let delivered = member.slot.deliver(core, || {
+            // SAFETY: a member is a slot of the task `key`, its claim is held (`deliver`), and body and value are not there.
+            unsafe { write_at(member.slot, key::<B, S, K>, value.take()) };
+        });
+        match delivered {
+            Some(callers) => told += callers,
+            None => {
+                // Its body is being polled, or dropped; it looks for the value after S7.
+                // ORDER: Relaxed; as above.
+                member.delivered.store(false, Relaxed);
+                // SAFETY: as above.
+                unsafe { member.value.write(|place| *place = value) };
+            }
+        }
+    }
+    core.awake.landed(told);
 }
 
 /// Finds keys among those that were asked for.

@@ -123,6 +123,21 @@ where
     unsafe { place.cast::<F::Value>().write(value) };
 }
 
+/// As [`write`], for a task whose type cannot be named.
+///
+/// # Safety
+/// As for [`write`].
+pub(crate) unsafe fn write_at<S, F, In>(slot: SlotPtr, task: F, value: F::Value)
+where
+    S: Send + Sync + 'static,
+    F: Task<S, In>,
+    In: Input,
+{
+    let _ = task;
+    // SAFETY: the promise of the caller.
+    unsafe { write::<S, F, In>(slot, value) };
+}
+
 /// A new slot on the heap.
 #[inline]
 pub(crate) fn new_node<S, F, In>(hash: u64, input: In) -> SlotPtr

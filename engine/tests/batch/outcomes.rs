@@ -195,6 +195,54 @@ fn a_failure_is_that_of_each_key_of_its_batch_and_of_no_other() {
     });
 }
 
+/// Waits at the gate; the first one fails, with others it does not wait.
+async fn first_fails(ctx: Ctx<App>, keys: Vec<u64>) -> Result<Vec<(u64, u64)>, String> {
+    ctx.state().ask(&keys);
+    if ctx.state().flights.add() == 1 {
+        ctx.state().gate.passed().await;
+        return Err("the first".to_owned());
+    }
+    super::yields(10).await;
+    Ok(keys.into_iter().map(|k| (k, k)).collect())
+}
+
+#[test]
+fn a_failure_is_not_that_of_a_key_that_left_the_batch_and_is_in_another() {
+    let ctx = ctx();
+    let mut other = ctx.load(first_fails, 2);
+    let mut leaves = ctx.load(first_fails, 1);
+    for call in [&mut leaves, &mut other] {
+        assert!(poll_once(call).is_pending());
+    }
+    assert!(poll_once(&mut other).is_pending());
+    drop(leaves);
+    let mut again = ctx.load(first_fails, 1);
+    assert!(poll_once(&mut again).is_pending());
+    assert!(poll_once(&mut again).is_pending());
+    assert_eq!(ctx.state().asked(), [vec![1, 2], vec![1]]);
+    ctx.state().gate.open();
+    let Poll::Ready(Err(_)) = poll_once(&mut other) else {
+        panic!("it fails");
+    };
+    assert!(ctx.peek_loaded(first_fails, &1).is_none());
+    while poll_once(&mut again).is_pending() {}
+    assert_eq!(ctx.load(first_fails, 1).wait().unwrap(), Some(&1));
+}
+
+/// A failure is kept for a key even if its caller goes before it sees it.
+#[test]
+fn a_failure_is_kept_for_keys_whose_callers_did_not_see_it() {
+    let ctx = ctx();
+    let mut calls = [101, 102].map(|k| ctx.load(fails, k));
+    for call in &mut calls {
+        assert!(poll_once(call).is_pending());
+    }
+    let [mut one, other] = calls;
+    assert!(poll_once(&mut one).is_ready());
+    drop(other);
+    assert!(ctx.peek_loaded(fails, &102).unwrap().is_err());
+}
+
 #[test]
 fn a_failure_names_the_path() {
     async fn page(ctx: Ctx<App>, key: u64) -> Result<u64, TaskError> {
