@@ -86,7 +86,7 @@ async fn show(options: Options) -> Result<bool, Box<dyn Error>> {
     let (one_by_one, together) = visits.split_at(visits.len() / 2);
 
     // Warm both ways alike: the file's pages, the prepared statements, the threads.
-    for mode in [Mode::Memo, Mode::Direct] {
+    for mode in MODES {
         for visit in visits.iter().take(20) {
             serve(&db, mode, &Arc::default(), visit).await?;
         }
@@ -100,6 +100,7 @@ async fn show(options: Options) -> Result<bool, Box<dyn Error>> {
     let second = Half {
         title: format!("{} requests, {IN_FLIGHT} in flight", together.len()),
         runs: [
+            serve_together(&db, Mode::Batched, together).await?,
             serve_together(&db, Mode::Memo, together).await?,
             serve_together(&db, Mode::Direct, together).await?,
         ],
@@ -108,7 +109,9 @@ async fn show(options: Options) -> Result<bool, Box<dyn Error>> {
     say!(
         "{}",
         dim(
-            "  hits: calls that found the value there or joined the run under way, so that nothing ran\n  \
+            "  hits: calls that found the value there, joined the run under way or went along in a batch\n  \
+             with batches: items and discounts by `load`, many with one statement\n  \
+             one by one: each row with a statement of its own, but once per request\n  \
              without: the same tasks, each call runs again, as functions do that fetch what they need"
         )
     );
@@ -118,12 +121,16 @@ async fn show(options: Options) -> Result<bool, Box<dyn Error>> {
 
     let checks = [
         (
-            "every page is the same with and without",
+            "every page is the same in all three ways",
             first.same_pages() && second.same_pages(),
         ),
         (
             "fewer SQL statements with the engine",
             first.saved() && second.saved(),
+        ),
+        (
+            "still fewer with batches",
+            first.batches_saved() && second.batches_saved(),
         ),
         (
             "without the engine every call runs",
@@ -150,6 +157,9 @@ async fn show(options: Options) -> Result<bool, Box<dyn Error>> {
 
 // --- serving ---------------------------------------------------------------------------------------
 
+/// The ways of serving, the best first.
+const MODES: [Mode; 3] = [Mode::Batched, Mode::Memo, Mode::Direct];
+
 /// What a browser sends: its session's token and the product it wants to see.
 pub(crate) type Visit = (String, Id);
 
@@ -175,19 +185,18 @@ async fn serve(
     Ok((text, start.elapsed()))
 }
 
-/// Serves each visit both ways, each way going first in every other pair.
-async fn serve_one_by_one(db: &Db, visits: &[Visit]) -> Result<[Served; 2], TaskError> {
-    let mut both = [Served::default(), Served::default()];
+/// Serves each visit in all ways, another one first each time.
+async fn serve_one_by_one(db: &Db, visits: &[Visit]) -> Result<[Served; 3], TaskError> {
+    let mut all: [Served; 3] = Default::default();
     for (nth, visit) in visits.iter().enumerate() {
-        for side in [nth % 2, 1 - nth % 2] {
-            let served = &mut both[side];
-            let (text, took) =
-                serve(db, [Mode::Memo, Mode::Direct][side], &served.tally, visit).await?;
+        for side in (nth..nth + 3).map(|side| side % 3) {
+            let served = &mut all[side];
+            let (text, took) = serve(db, MODES[side], &served.tally, visit).await?;
             served.pages.push(text);
             served.latencies.push(took);
         }
     }
-    Ok(both)
+    Ok(all)
 }
 
 /// Serves the visits on all cores, a fixed number of them in flight.
@@ -255,23 +264,27 @@ impl Served {
     }
 }
 
-/// The same visits served with (0) and without (1) the engine's memory.
+/// The same visits served in the three ways of [`MODES`].
 struct Half {
     title: String,
-    runs: [Served; 2],
+    runs: [Served; 3],
 }
 
 impl Half {
     fn same_pages(&self) -> bool {
-        self.runs[0].pages == self.runs[1].pages
+        self.runs.iter().all(|run| run.pages == self.runs[0].pages)
     }
 
     fn saved(&self) -> bool {
+        self.runs[1].tally.statements() < self.runs[2].tally.statements()
+    }
+
+    fn batches_saved(&self) -> bool {
         self.runs[0].tally.statements() < self.runs[1].tally.statements()
     }
 
     fn all_run(&self) -> bool {
-        let tally = &self.runs[1].tally;
+        let tally = &self.runs[2].tally;
         tally.runs() == tally.calls()
     }
 
@@ -282,7 +295,8 @@ impl Half {
             "", "calls", "runs", "hits", "SQL", "p50", "p99"
         );
         say!("  {}", dim(&head));
-        for (name, served) in ["with the engine", "without"].iter().zip(&self.runs) {
+        let names = ["with batches", "one by one", "without"];
+        for (name, served) in names.iter().zip(&self.runs) {
             say!(
                 "  {name:<18}{:>10}{:>10}{:>10}{:>10}{:>12}{:>12}",
                 grouped(served.tally.calls()),
@@ -293,7 +307,7 @@ impl Half {
                 millis(served.percentile(99)),
             );
         }
-        let [with, without] = &self.runs;
+        let [with, _, without] = &self.runs;
         let times_less = |with: f64, without: f64| format!("{:.1}x less", without / with);
         let latency = |percent| {
             times_less(
