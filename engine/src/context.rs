@@ -11,6 +11,19 @@
 //! | K3 | drop | sub Release, the last one fence Acquire, then frees | K3 | what others did with the context is before its end |
 //! | K4 | drop of the last handle of the user, with others left | CAS AcqRel: the user's number to 0, its own handle kept; close; K3 | | |
 //!
+//! # The handle that a body is given
+//! It need not be counted while the poll that made the body is under way: whoever drives has a handle, so the context stays. So it is
+//! *lent* (the slot's `lease`), and if the body ends in that poll, as most do, two operations on the contended word are spared. Otherwise
+//! the poll ends by counting it, before the claim is given back. By induction every poll has a counted handle, or one that is lent by a
+//! poll that has, further out or on another thread.
+//!
+//! | row | who | operation | pairs with | why |
+//! |---|---|---|---|---|
+//! | L1 | the poll that starts a body | load `HOME`, store `LENT`, both Relaxed | | the claim is held; not `HOME` if an earlier body's handle was moved elsewhere: this one is counted |
+//! | L2 | drop inside the slot's own poll or drop | load Relaxed, store `HOME` Relaxed; if it was `COUNTED`: K3 | L3 | the poll is on this thread, and the handle is nobody else's |
+//! | L3 | drop anywhere else | swap `HOME` AcqRel; if it was `COUNTED`: K3 | L4 | Release: what the handle was used for is before the end |
+//! | L4 | the end of a poll | load Acquire; if it is still `LENT`: K1, then CAS `LENT` → `COUNTED` AcqRel, and if that fails K3 | L3 | Acquire: the handle that the poll relies on may be the next to go |
+//!
 //! # The end
 //! The reason is set once (K5), then every slot is closed (S11). A slot that is put in meanwhile is a matter of two words: who inserts
 //! links the slot (T2), then looks at the reason (K6), and closes its own slot if there is one; the closer sets the reason, then
@@ -40,8 +53,9 @@ use crate::links::Links;
 use crate::parallel::{BoxedCall, RunAll};
 #[cfg(feature = "tokio")]
 use crate::parallel::{Calls, Parallel, ParallelAll};
+use crate::room::{Room, Taken};
 use crate::run::{Caller, Run, RunFresh};
-use crate::slot::{self, SlotPtr, Word, meta, new_node, type_id};
+use crate::slot::{self, Slot, SlotPtr, Word, meta, new_node, type_id};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering, fence};
 use crate::table::{Gap, Table};
@@ -71,6 +85,7 @@ pub(crate) struct Core {
     /// Who awaits [`Ctx::cancelled`].
     hub: AtomicPtr<Hub>,
     free: unsafe fn(CorePtr),
+    taken: Taken,
     /// Who may ask for a key of a batch yet.
     pub(crate) awake: Awake,
 }
@@ -88,6 +103,8 @@ struct Options {
 #[repr(C)]
 struct CoreOf<S> {
     core: Core,
+    /// Behind the core whatever `S` is: see `CorePtr::place`.
+    room: Room,
     state: S,
 }
 
@@ -125,6 +142,40 @@ impl Deref for CorePtr {
     }
 }
 
+/// The slot whose body has a handle, and whether the handle was lent (then it is the one that the body was given).
+#[derive(Clone, Copy)]
+struct Owner(NonNull<Slot>);
+
+const LENT_TAG: usize = 1;
+
+// SAFETY: as for `SlotPtr`, which it is.
+unsafe impl Send for Owner {}
+// SAFETY: as above.
+unsafe impl Sync for Owner {}
+
+impl Owner {
+    fn new(slot: SlotPtr, lent: bool) -> Self {
+        // A slot's address is even: it is aligned to 8.
+        let tagged = slot.as_ptr().map_addr(|at| at | usize::from(lent));
+        // SAFETY: a slot is not at null.
+        Self(unsafe { NonNull::new_unchecked(tagged) })
+    }
+
+    #[inline(always)]
+    fn slot(self) -> SlotPtr {
+        let slot = self.0.as_ptr().map_addr(|at| at & !LENT_TAG);
+        // SAFETY: the address is that of the slot that `new` was given, which is not null.
+        let slot = unsafe { NonNull::new_unchecked(slot) };
+        // SAFETY: it came from a `SlotPtr` of the context whose handle this is.
+        unsafe { SlotPtr::new(slot) }
+    }
+
+    #[inline(always)]
+    fn is_lent(self) -> bool {
+        self.0.addr().get() & LENT_TAG != 0
+    }
+}
+
 /// A handle that does not keep the context open, without the state's type.
 pub(crate) struct Strong(CorePtr);
 
@@ -151,6 +202,22 @@ impl CorePtr {
     pub(crate) fn strong(self) -> Strong {
         self.retain(HANDLE);
         Strong(self)
+    }
+
+    /// L4: the poll that lent a body its handle ends, and the body has not. The claim on the slot is held.
+    #[inline]
+    pub(crate) fn settle(self, slot: SlotPtr) {
+        if slot.is_lent() {
+            self.count(slot);
+        }
+    }
+
+    #[cold]
+    fn count(self, slot: SlotPtr) {
+        self.retain(HANDLE);
+        if !slot.count_lease() {
+            self.release();
+        }
     }
 
     fn retain(self, handles: u64) {
@@ -243,6 +310,15 @@ impl CorePtr {
         self.wake_hub();
     }
 
+    /// A place in the context's room, if there is one left.
+    #[inline(always)]
+    pub(crate) fn place<T>(self) -> Option<NonNull<T>> {
+        // SAFETY: it is in the same allocation (`CoreOf`).
+        let room = unsafe { self.0.byte_add(std::mem::offset_of!(CoreOf<()>, room)) };
+        // SAFETY: the room behind a core is its own, and stays as long.
+        unsafe { self.taken.take(room.cast()) }
+    }
+
     #[inline]
     fn end(self) {
         // SAFETY: this was the last handle, so nobody has the context, a slot or a borrow of either.
@@ -269,7 +345,7 @@ impl CorePtr {
         F: Task<S, In>,
         In: Input + Input<K>,
     {
-        let new = New(new_node::<S, F, In>(hash, In::from_key(key)));
+        let new = New(new_node::<S, F, In>(self, hash, In::from_key(key)));
         // SAFETY: the slot was just made for this type of input.
         let input = unsafe { slot::input::<In>(new.0) };
         match gap.insert(new.0, |slot| is::<S, F, In, In>(slot, input)) {
@@ -290,7 +366,7 @@ impl CorePtr {
         match self.table.find(hash, is) {
             Ok((slot, _)) => slot,
             Err(gap) => {
-                let new = New(new_node::<S, F, ()>(hash, ()));
+                let new = New(new_node::<S, F, ()>(self, hash, ()));
                 // SAFETY: the slot is of these types, and nobody else has it.
                 unsafe { slot::write::<S, F, ()>(new.0, make()) };
                 new.0.begin_done();
@@ -315,7 +391,7 @@ impl CorePtr {
         In: Input,
     {
         let _ = task;
-        let new = New(new_node::<S, F, In>(0, input));
+        let new = New(new_node::<S, F, In>(self, 0, input));
         new.0.count(callers);
         new
     }
@@ -451,6 +527,7 @@ impl Core {
             graph: Mutex::new(Graph::default()),
             hub: AtomicPtr::new(std::ptr::null_mut()),
             free,
+            taken: Taken::new(),
             awake: Awake::default(),
         }
     }
@@ -584,7 +661,7 @@ impl CorePtr {
 pub struct Ctx<S> {
     core: CorePtr,
     /// The slot whose body has this handle; none for the user's.
-    body: Option<SlotPtr>,
+    body: Option<Owner>,
     state: PhantomData<S>,
 }
 
@@ -594,7 +671,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     /// Makes a context. Tasks read its state with [`state`](Ctx::state).
     ///
     /// # Cost
-    /// One allocation of some 260 bytes and the state.
+    /// One allocation of some 960 bytes and the state; the first slots lie in it too.
     pub fn new(state: S) -> Self {
         Self::make(state, None, MAX_DEPTH)
     }
@@ -609,16 +686,15 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     }
 
     fn make(state: S, options: Option<Box<Options>>, max_depth: usize) -> Self {
-        // In this order the parts are written in their place, and not copied there.
-        let core = Box::write(
-            Box::new_uninit(),
-            CoreOf {
-                core: Core::new(options, max_depth, Self::free),
-                state,
-            },
-        );
+        let context = Box::leak(Box::<CoreOf<S>>::new_uninit()).as_mut_ptr();
+        // Part by part: the room is not written, and the core is written in its place and not copied there.
+        // SAFETY: it is the place for a core.
+        unsafe { (&raw mut (*context).core).write(Core::new(options, max_depth, Self::free)) };
+        // SAFETY: it is the place for a state.
+        unsafe { (&raw mut (*context).state).write(state) };
         Self {
-            core: CorePtr(NonNull::from(Box::leak(core)).cast()),
+            // SAFETY: it came out of a box.
+            core: CorePtr(unsafe { NonNull::new_unchecked(context.cast()) }),
             body: None,
             state: PhantomData,
         }
@@ -641,11 +717,15 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     }
 
     /// The handle that the body of `slot` gets.
+    #[inline]
     pub(crate) fn of_body(core: CorePtr, slot: SlotPtr) -> Self {
-        core.retain(HANDLE);
+        let lent = slot.lend();
+        if !lent {
+            core.retain(HANDLE);
+        }
         Self {
             core,
-            body: Some(slot),
+            body: Some(Owner::new(slot, lent)),
             state: PhantomData,
         }
     }
@@ -683,7 +763,8 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     ///
     /// # Cost
     /// A hit allocates nothing, takes no lock and touches no count. A run that is ready at once makes one allocation, or two if its
-    /// body is larger than some 160 bytes; one that waits makes one more.
+    /// body is larger than some 190 bytes; one that waits makes one more. (The first few slots lie in the context's own allocation, if the
+    /// thread that made it makes them.)
     ///
     /// # Examples
     /// ```
@@ -752,7 +833,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     {
         let _ = task;
         let _ = meta::<S, F, In>(); // as in `run`
-        let new = New(new_node::<S, F, In>(0, In::from_key(input)));
+        let new = New(new_node::<S, F, In>(self.core, 0, In::from_key(input)));
         RunFresh::new(self, self.core.link_private(new))
     }
 
@@ -1039,8 +1120,8 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     /// assert_eq!(ctx.run(flaky, ()).wait().unwrap(), &1);
     /// ```
     pub fn transient<E>(&self, error: E) -> E {
-        if let Some(slot) = self.body {
-            slot.mark_transient();
+        if let Some(owner) = self.body {
+            owner.slot().mark_transient();
         }
         error
     }
@@ -1082,14 +1163,14 @@ impl<S> Ctx<S> {
 
     /// The slot whose body has this handle.
     pub(crate) fn body(&self) -> Option<SlotPtr> {
-        self.body
+        self.body.map(Owner::slot)
     }
 
     #[inline]
     pub(crate) fn caller(&self) -> Caller {
         Caller {
             core: self.core,
-            body: self.body,
+            body: self.body.map(Owner::slot),
         }
     }
 }
@@ -1103,7 +1184,7 @@ impl<S> Clone for Ctx<S> {
         });
         Self {
             core: self.core,
-            body: self.body,
+            body: self.body.map(|owner| Owner::new(owner.slot(), false)),
             state: PhantomData,
         }
     }
@@ -1112,10 +1193,14 @@ impl<S> Clone for Ctx<S> {
 impl<S> Drop for Ctx<S> {
     #[inline]
     fn drop(&mut self) {
-        if self.body.is_some() {
-            self.core.release();
-        } else {
-            self.core.release_user();
+        match self.body {
+            None => self.core.release_user(),
+            Some(owner) if owner.is_lent() => {
+                if owner.slot().give_back() {
+                    self.core.release();
+                }
+            }
+            Some(_) => self.core.release(),
         }
     }
 }
@@ -1123,7 +1208,7 @@ impl<S> Drop for Ctx<S> {
 impl<S> fmt::Debug for Ctx<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ctx")
-            .field("task", &self.body.map(|slot| slot.name()))
+            .field("task", &self.body.map(|owner| owner.slot().name()))
             .field("closed", &self.core.is_closed())
             .finish_non_exhaustive()
     }

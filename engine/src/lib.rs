@@ -60,6 +60,7 @@ pub mod guide;
 mod held;
 mod links;
 mod parallel;
+mod room;
 mod run;
 mod slot;
 mod stack;

@@ -96,7 +96,7 @@ use crate::context::CorePtr;
 use crate::cycle;
 use crate::error::{TaskError, TaskErrorKind};
 use crate::stack;
-use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use crate::sync::cell::UnsafeCell;
 use crate::wake::{Hub, PollWaker};
 
@@ -148,7 +148,18 @@ pub(crate) struct Slot {
     transient: AtomicBool,
     /// The body has started or joined another run; see [`crate::cycle`].
     has_called: AtomicBool,
+    /// It lies in the context's [`Room`](crate::room::Room), and not in an allocation of its own.
+    roomed: bool,
+    /// Where the handle is that the body was given; see [`crate::context`].
+    lease: AtomicU8,
 }
+
+/// What `Slot::lease` holds. There is no lent handle.
+const HOME: u8 = 0;
+/// It is out, and not counted: the poll that started the body is under way.
+const LENT: u8 = 1;
+/// It is out, and one of the context's handles.
+const COUNTED: u8 = 2;
 
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Slot>() <= 104);
@@ -276,7 +287,7 @@ pub(crate) enum Attempt {
 
 impl Slot {
     #[inline(always)]
-    pub(crate) fn new(hash: u64, meta: &'static Meta) -> Self {
+    pub(crate) fn new(hash: u64, meta: &'static Meta, roomed: bool) -> Self {
         Self {
             word: AtomicUsize::new(EMPTY),
             hash,
@@ -289,6 +300,8 @@ impl Slot {
             depth: AtomicU32::new(0),
             transient: AtomicBool::new(false),
             has_called: AtomicBool::new(false),
+            roomed,
+            lease: AtomicU8::new(HOME),
         }
     }
 
@@ -302,6 +315,35 @@ impl Slot {
     pub(crate) fn begin_done(&self) {
         // ORDER: Relaxed; the slot is published after this.
         self.word.store(DONE, Ordering::Relaxed);
+    }
+
+    /// L1, for who holds the claim. False: the handle must be counted.
+    #[inline]
+    pub(crate) fn lend(&self) -> bool {
+        // ORDER: Relaxed, as the store: the claim is held. An earlier body's handle that is given back meanwhile is no matter.
+        if self.lease.load(Ordering::Relaxed) != HOME {
+            return false;
+        }
+        self.lease.store(LENT, Ordering::Relaxed);
+        true
+    }
+
+    #[inline]
+    pub(crate) fn is_lent(&self) -> bool {
+        // ORDER: Acquire (L4); pairs with L3: not lent any more, it may have been given back on another thread.
+        self.lease.load(Ordering::Acquire) == LENT
+    }
+
+    /// L4. False: it was given back meanwhile, elsewhere.
+    pub(crate) fn count_lease(&self) -> bool {
+        // ORDER: AcqRel (L4); Acquire pairs with L3.
+        self.lease
+            .compare_exchange(LENT, COUNTED, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    pub(crate) fn is_roomed(&self) -> bool {
+        self.roomed
     }
 
     /// S0.
@@ -482,6 +524,20 @@ pub(crate) enum Start {
 }
 
 impl SlotPtr {
+    /// L2, L3: the handle that the body was given goes. True: it was counted.
+    #[inline]
+    pub(crate) fn give_back(self) -> bool {
+        if stack::is_inside(self) {
+            // ORDER: Relaxed (L2); only this thread's poll may change it while the handle is there.
+            let counted = self.lease.load(Ordering::Relaxed) == COUNTED;
+            self.lease.store(HOME, Ordering::Relaxed);
+            counted
+        } else {
+            // ORDER: AcqRel (L3); Release pairs with L4, or with K3 if it was counted.
+            self.lease.swap(HOME, Ordering::AcqRel) == COUNTED
+        }
+    }
+
     /// S8, S9: one caller leaves. Its waker and its edges are taken back before.
     pub(crate) fn leave(self, core: CorePtr) {
         loop {
@@ -608,7 +664,7 @@ impl SlotPtr {
         let waker = PollWaker::new(&self.hub);
         let poll = || {
             waker.with(|waker| {
-                stack::enter(waker, || {
+                stack::enter(self, waker, || {
                     catch_unwind(AssertUnwindSafe(|| {
                         // SAFETY: the body is alive and the claim on it is ours.
                         let poll = unsafe { body.as_ref().poll };
@@ -651,7 +707,7 @@ impl SlotPtr {
         };
         let drop = || {
             // As a poll: a destructor may call tasks, whose bodies have destructors.
-            stack::enter(Waker::noop(), || {
+            stack::enter(self, Waker::noop(), || {
                 stack::contain(|| {
                     // SAFETY: the body was alive and in nobody else's hands.
                     let drop = unsafe { body.as_ref().drop };
@@ -788,6 +844,7 @@ impl Claim {
         // A body that returned is gone (`TypedBody::poll`); one that panicked is there. A second panic adds nothing to the first.
         // SAFETY: the claim is ours.
         unsafe { slot.drop_body_in_runtime() };
+        self.core.settle(slot);
         match outcome {
             Ok(()) => self.publish(DONE),
             Err(error) => return self.fail(error),
@@ -849,6 +906,7 @@ impl Claim {
     fn release(self, waker: &PollWaker<'_>, first: bool) -> Poll<()> {
         let Claim { slot, core, .. } = self;
         std::mem::forget(self);
+        core.settle(slot);
         // Before IDLE is seen: whoever sees IDLE and sleeps is found by whoever wakes.
         let hub = slot.hub();
         if waker.was_woken() {

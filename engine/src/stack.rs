@@ -20,7 +20,7 @@ use std::task::{Poll, Waker};
 
 use crate::BoxError;
 use crate::context::{CorePtr, Strong};
-use crate::slot::{Attempt, SlotPtr};
+use crate::slot::{Attempt, Slot, SlotPtr};
 
 /// How many polls may be nested before the next one hops, whatever the stack. Beyond some dozens nothing is gained.
 const NESTED: u32 = if cfg!(loom) { 4 } else { 128 };
@@ -39,6 +39,8 @@ struct Nest {
     polls: Cell<u32>,
     /// The waker that the innermost poll gave to its body; null outside of any poll.
     waker: Cell<*const Waker>,
+    /// The slot whose body the innermost poll, or drop, is of; null outside of any.
+    slot: Cell<*const Slot>,
     /// Where the base's hops begin in the list.
     first_hop: Cell<usize>,
     /// How long the list of hops is.
@@ -49,6 +51,7 @@ crate::sync::local! {
     static NEST: Nest = Nest {
         polls: Cell::new(0),
         waker: Cell::new(std::ptr::null()),
+        slot: Cell::new(std::ptr::null()),
         first_hop: Cell::new(0),
         hops: Cell::new(0),
     };
@@ -132,15 +135,28 @@ fn has_room() -> bool {
     true
 }
 
-/// Calls `f`, which polls a body with `waker`, one level deeper.
+/// What no other living thread has: an address in this one's own storage.
+#[inline(always)]
+pub(crate) fn thread() -> usize {
+    NEST.with(|nest| std::ptr::from_ref(nest).addr())
+}
+
+/// Whether the innermost poll, or drop, of a body on this thread is of this slot's.
 #[inline]
-pub(crate) fn enter<R>(waker: &Waker, f: impl FnOnce() -> R) -> R {
+pub(crate) fn is_inside(slot: SlotPtr) -> bool {
+    NEST.with(|nest| std::ptr::eq(nest.slot.get(), slot.as_ptr()))
+}
+
+/// Calls `f`, which polls the body of `slot` with `waker`, or drops it, one level deeper.
+#[inline]
+pub(crate) fn enter<R>(slot: SlotPtr, waker: &Waker, f: impl FnOnce() -> R) -> R {
     let restore = NEST.with(|nest| {
         let polls = nest.polls.get();
         nest.polls.set(polls + 1);
         Restore {
             polls,
             waker: nest.waker.replace(waker),
+            slot: nest.slot.replace(slot.as_ptr()),
         }
     });
     let result = f();
@@ -151,6 +167,7 @@ pub(crate) fn enter<R>(waker: &Waker, f: impl FnOnce() -> R) -> R {
 struct Restore {
     polls: u32,
     waker: *const Waker,
+    slot: *const Slot,
 }
 
 impl Drop for Restore {
@@ -159,6 +176,7 @@ impl Drop for Restore {
         NEST.with(|nest| {
             nest.polls.set(self.polls);
             nest.waker.set(self.waker);
+            nest.slot.set(self.slot);
         });
     }
 }
@@ -180,6 +198,7 @@ fn base_inside<R>(f: impl FnOnce() -> R) -> (R, bool) {
         let restore = Restore {
             polls: nest.polls.replace(0),
             waker: nest.waker.replace(std::ptr::null()),
+            slot: nest.slot.get(),
         };
         (restore, OuterBase(nest.first_hop.replace(nest.hops.get())))
     });

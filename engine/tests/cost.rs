@@ -115,16 +115,46 @@ fn a_kept_failure_is_given_without_an_allocation() {
     assert_eq!(made, 0);
 }
 
+/// Runs `double` until the context's own room is used up.
+fn fill_the_room(ctx: &Ctx<App>) {
+    for n in 1_000..1_020 {
+        now(ctx.run(double, n)).unwrap();
+    }
+}
+
 #[test]
-fn a_run_that_is_ready_at_once_allocates_its_slot() {
+fn the_first_runs_allocate_nothing_and_later_ones_their_slot() {
     let _alone = alone();
     let ctx = Ctx::new(App::default());
-    now(ctx.run(double, 1)).unwrap();
-    for n in 2..100 {
-        let (made, value) = allocations(|| now(ctx.run(double, n)));
-        assert_eq!(*value.unwrap(), n * 2);
-        assert_eq!(made, 1);
-    }
+    let made: Vec<usize> = (0..100)
+        .map(|n| {
+            let (made, value) = allocations(|| now(ctx.run(double, n)));
+            assert_eq!(*value.unwrap(), n * 2);
+            made
+        })
+        .collect();
+    let in_the_room = made.iter().take_while(|made| **made == 0).count();
+    assert!((3..20).contains(&in_the_room), "{made:?}");
+    assert!(
+        made[in_the_room..].iter().all(|made| *made == 1),
+        "{made:?}"
+    );
+}
+
+#[test]
+fn a_run_on_another_thread_than_the_contexts_allocates_its_slot() {
+    let _alone = alone();
+    let ctx = Ctx::new(App::default());
+    let made = std::thread::scope(|threads| {
+        let other = threads.spawn(|| {
+            now(ctx.run(double, 1)).unwrap();
+            allocations(|| now(ctx.run(double, 2)).copied().unwrap())
+        });
+        other.join().unwrap()
+    });
+    assert_eq!(made, (1, 4));
+    let (made, value) = allocations(|| now(ctx.run(double, 3)));
+    assert_eq!((made, *value.unwrap()), (0, 6));
 }
 
 #[test]
@@ -137,6 +167,7 @@ fn a_large_body_is_an_allocation_of_its_own_and_is_given_back() {
     }
     let _alone = alone();
     let ctx = Ctx::new(App::default());
+    fill_the_room(&ctx);
     now(ctx.run(large, 1)).unwrap();
     for n in 2..100 {
         let (made, value) = allocations(|| now(ctx.run(large, n)));

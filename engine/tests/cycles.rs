@@ -327,6 +327,43 @@ mod on_a_runtime {
         });
     }
 
+    /// A helper starts a run that a body deeper than the helper's own waits for: the run is below both, or its way back to that body
+    /// would seem to lead down.
+    #[test]
+    fn through_a_run_that_was_started_for_a_deeper_caller_too() {
+        fn shallow(ctx: Ctx<App>, n: u64) -> Out {
+            async move { fan(&ctx, n).await }.boxed()
+        }
+        fn deep(ctx: Ctx<App>, n: u64) -> Out {
+            async move { fan(&ctx, n).await }.boxed()
+        }
+        fn above(ctx: Ctx<App>, n: u64) -> Out {
+            async move { ctx.run(above_deep, n).await.copied() }.boxed()
+        }
+        fn above_deep(ctx: Ctx<App>, n: u64) -> Out {
+            async move { ctx.run(deep, n).await.copied() }.boxed()
+        }
+        fn calls_deep(ctx: Ctx<App>, n: u64) -> Out {
+            async move { ctx.run(deep, n).await.copied() }.boxed()
+        }
+        async fn fan(ctx: &Ctx<App>, n: u64) -> Result<u64, TaskError> {
+            let (a, b) = ctx.parallel((calls_deep.with(n), harmless.with(n))).await?;
+            Ok(a + b)
+        }
+        both_runtimes(|| async {
+            let ctx = Ctx::new(App::open(Edge::Run, Edge::Run));
+            let (mut shallow, mut above) = (ctx.run(shallow, 1), ctx.run(above, 1));
+            // Both are counted before the first helper goes (on the runtime of one thread): it is the shallow one's.
+            assert!(poll_once(&mut shallow).is_pending());
+            let above = match poll_once(&mut above) {
+                std::task::Poll::Ready(done) => done,
+                std::task::Poll::Pending => above.await,
+            };
+            names(&above.unwrap_err(), &["deep", "calls_deep"]);
+            names(&shallow.await.unwrap_err(), &["deep", "calls_deep"]);
+        });
+    }
+
     #[test]
     fn closed_by_two_tasks_of_the_runtime() {
         both_runtimes(|| async {
@@ -548,6 +585,46 @@ fn a_call_that_was_dropped_is_no_edge() {
             assert_eq!(*to_b.await.unwrap(), 1);
             assert_eq!(*to_a.await.unwrap(), 1);
         }
+    });
+}
+
+/// The call that closes the cycle leads from a run to one that is deeper: nothing to search for, unless a call that leads up is remembered.
+#[test]
+fn closed_by_a_call_that_leads_down() {
+    #[derive(Default)]
+    struct State {
+        high_calls: Gate,
+        low_calls: Gate,
+    }
+    fn top(ctx: Ctx<State>, n: u64) -> Out {
+        async move { ctx.run(low, n).await.copied() }.boxed()
+    }
+    fn low(ctx: Ctx<State>, n: u64) -> Out {
+        async move {
+            ctx.state().low_calls.passed().await;
+            ctx.run(high, n).await.copied()
+        }
+        .boxed()
+    }
+    fn high(ctx: Ctx<State>, n: u64) -> Out {
+        async move {
+            ctx.state().high_calls.passed().await;
+            ctx.run(low, n).await.copied()
+        }
+        .boxed()
+    }
+    everywhere(|| async {
+        let ctx = Ctx::new(State::default());
+        let (mut to_high, mut to_top) = (ctx.run(high, 1), ctx.run(top, 1));
+        assert!(poll_once(&mut to_high).is_pending());
+        assert!(poll_once(&mut to_top).is_pending());
+        // Up: `low` is below `top`, and `high` is nobody's.
+        ctx.state().low_calls.open();
+        assert!(poll_once(&mut to_top).is_pending());
+        // Down.
+        ctx.state().high_calls.open();
+        names(&to_high.await.unwrap_err(), &["high", "low"]);
+        names(&to_top.await.unwrap_err(), &["high", "low"]);
     });
 }
 

@@ -26,7 +26,7 @@ use crate::sync::cell::UnsafeCell;
 use crate::task::{Input, Task};
 
 /// How large a body may be to lie in its slot, unless its value is larger anyway.
-const INLINE_BYTES: usize = 160;
+const INLINE_BYTES: usize = 192;
 
 /// The part of a node that depends on the input only.
 #[repr(C)]
@@ -138,37 +138,54 @@ where
     unsafe { write::<S, F, In>(slot, value) };
 }
 
-/// A new slot on the heap.
+/// A new slot: in the context's room while there is some, then on the heap.
 #[inline]
-pub(crate) fn new_node<S, F, In>(hash: u64, input: In) -> SlotPtr
+pub(crate) fn new_node<S, F, In>(core: CorePtr, hash: u64, input: In) -> SlotPtr
 where
     S: Send + Sync + 'static,
     F: Task<S, In>,
     In: Input,
 {
     if Types::<S, F, In>::INLINE {
-        boxed::<In, Either<F::Value, OwnBody<S, F, In>>>(hash, meta::<S, F, In>(), input)
+        placed::<In, Either<F::Value, OwnBody<S, F, In>>>(core, hash, meta::<S, F, In>(), input)
     } else {
-        boxed::<In, F::Value>(hash, meta::<S, F, In>(), input)
+        placed::<In, F::Value>(core, hash, meta::<S, F, In>(), input)
     }
 }
 
 #[inline(always)]
-fn boxed<In, P>(hash: u64, meta: &'static Meta, input: In) -> SlotPtr {
-    // In this order the parts are written in their place, and not copied there.
-    let node = Box::write(
-        Box::new_uninit(),
-        Node::<In, P> {
-            keyed: Keyed {
-                slot: Slot::new(hash, meta),
-                input,
-            },
-            place: UnsafeCell::new(MaybeUninit::uninit()),
+fn placed<In, P>(core: CorePtr, hash: u64, meta: &'static Meta, input: In) -> SlotPtr {
+    let (node, roomed) = match core.place::<Node<In, P>>() {
+        Some(place) => (place, true),
+        None => (
+            NonNull::from(Box::leak(Box::<Node<In, P>>::new_uninit())).cast(),
+            false,
+        ),
+    };
+    let new = Node::<In, P> {
+        keyed: Keyed {
+            slot: Slot::new(hash, meta, roomed),
+            input,
         },
-    );
-    let node = NonNull::from(Box::leak(node));
+        place: UnsafeCell::new(MaybeUninit::uninit()),
+    };
+    // SAFETY: it is the place for a node, and nobody else's.
+    unsafe { node.write(new) };
     // SAFETY: it is a whole node; it is freed by `free` with the context that it is put into.
     unsafe { SlotPtr::new(node.cast::<Slot>()) }
+}
+
+/// # Safety
+/// The slot is in a `Node<In, P>` and nobody has it any more.
+unsafe fn free_node<In, P>(slot: SlotPtr) {
+    let node = slot.as_ptr().cast::<Node<In, P>>();
+    if slot.is_roomed() {
+        // SAFETY: the promise of the caller; the memory goes with the context.
+        unsafe { node.drop_in_place() };
+    } else {
+        // SAFETY: the promise of the caller; it came out of a box (`placed`).
+        drop(unsafe { Box::from_raw(node) });
+    }
 }
 
 struct Types<S, F, In>(PhantomData<(S, F, In)>);
@@ -315,17 +332,13 @@ where
     /// # Safety
     /// The slot was made for these types and nobody has it any more.
     unsafe fn free(slot: SlotPtr) {
-        // The node came out of a box (`new_node`); value, error and body are dropped already.
+        // Value, error and body are dropped already.
         if Self::INLINE {
-            let node = slot
-                .as_ptr()
-                .cast::<Node<In, Either<F::Value, OwnBody<S, F, In>>>>();
-            // SAFETY: the promise of the caller.
-            drop(unsafe { Box::from_raw(node) });
+            // SAFETY: the promise of the caller: the node has this layout.
+            unsafe { free_node::<In, Either<F::Value, OwnBody<S, F, In>>>(slot) };
         } else {
-            let node = slot.as_ptr().cast::<Node<In, F::Value>>();
-            // SAFETY: the promise of the caller.
-            drop(unsafe { Box::from_raw(node) });
+            // SAFETY: as above.
+            unsafe { free_node::<In, F::Value>(slot) };
         }
     }
 }
