@@ -31,6 +31,8 @@
 //! # Ok::<(), TaskError>(()) }).unwrap();
 //! ```
 //!
+//! Rows that are asked for one by one in many places are fetched together, without a timer: [`Ctx::load`].
+//!
 //! # What it promises
 //! * **One run.** Same task, equal input, same context: one run, and every caller gets the same `&T` or the same error.
 //! * **Nobody stalls anybody.** The run belongs to no caller: one that is dropped, or alive and never polled again, leaves it to the others. The last

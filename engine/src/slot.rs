@@ -68,6 +68,7 @@
 //! | S10 | a plain store; no wake; Relaxed | `last_caller_against_arrival`; for Relaxed it never ends |
 //! | S11 | takes idle bodies Relaxed; wakes nobody | `cancel_against_publish`; `close_against_park` |
 //! | S13 | without the claim | `prime_against_run`: crashes |
+//! | S14 | without the claim; wakes nobody | `batch_drop_against_dispatch`; the same |
 //!
 //! # Invariants
 //! * Body, starter and depth are touched by the holder of POLLING or DROPPING only; the outcome is written by the holder of

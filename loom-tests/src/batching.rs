@@ -105,6 +105,12 @@ impl Batching {
         })
     }
 
+    /// Whether the value of a key of [`waiting`] is there.
+    #[must_use]
+    pub fn has(&self, key: u64) -> bool {
+        self.ctx.peek_loaded(waiting, &key).is_some()
+    }
+
     /// What was asked for so far, batch by batch, sorted.
     #[must_use]
     pub fn asked(&self) -> Vec<Vec<u64>> {

@@ -7,7 +7,7 @@
 //! event:                 ---- fire ------------------------'
 //! ```
 //!
-//! Explored with at most 3 preemptions (2 with three threads). Guards B5, F1, F3, F6.
+//! Explored with at most 2 preemptions, 3 where that is small. Guards B5, F1, F3, F4, F6, S14.
 #![cfg(loom)]
 
 use loom::thread;
@@ -17,7 +17,7 @@ use watershed_loom_tests::{Seen, explore, go};
 #[test]
 fn a_key_that_is_left_while_the_batch_goes_is_in_it_or_not() {
     static ASKED: Seen = Seen::new();
-    explore(3, || {
+    explore(2, || {
         let scene = Batching::new(0);
         let leaver = polled(scene.ready(1), 1);
         let other = go(polled(scene.ready(2), 1));
@@ -150,4 +150,43 @@ fn the_only_caller_leaves_while_it_is_woken() {
         leaving.join().unwrap();
         scene.end();
     });
+}
+
+/// The batch is done and puts the values into the slots while the caller of one of them leaves: its value is kept, or gone with its body.
+#[test]
+fn a_caller_leaves_while_its_value_is_delivered() {
+    static KEPT: Seen = Seen::new();
+    explore(3, || {
+        let scene = Batching::new(1);
+        let leaver = polled(scene.waiting(2), 1);
+        let other = polled(scene.waiting(1), 2);
+        scene.events[0].fire();
+        let other = go(other);
+        let leaving = thread::spawn(move || drop(leaver));
+        assert_eq!(other.join().unwrap(), Ok(1));
+        leaving.join().unwrap();
+        KEPT.mark(usize::from(scene.has(2)));
+        scene.end();
+    });
+    KEPT.assert_all(2);
+}
+
+/// The same, and another caller of that key arrives: it gets the value, or asks for the key again.
+#[test]
+fn a_caller_arrives_while_the_value_is_delivered() {
+    static BATCHES: Seen = Seen::new();
+    explore(2, || {
+        let scene = Batching::new(2);
+        let leaver = polled(scene.waiting(2), 1);
+        let other = polled(scene.waiting(1), 2);
+        scene.events.iter().for_each(|event| event.fire());
+        let other = go(other);
+        drop(leaver);
+        let arrival = go(scene.waiting(2));
+        assert_eq!(other.join().unwrap(), Ok(1));
+        assert_eq!(arrival.join().unwrap(), Ok(2));
+        BATCHES.mark(scene.asked().len() - 1);
+        scene.end();
+    });
+    BATCHES.assert_all(2);
 }
