@@ -152,6 +152,11 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     /// # Panics
     /// As [`run`](Ctx::run).
     ///
+    /// # Cost
+    /// A hit is one of [`run`](Ctx::run)'s: nothing is allocated, locked or counted. A key that is fetched takes a slot and the means to wake
+    /// its callers, as a task that waits does, and a place in its batch; the slot of each batch stays until the context ends, as any. A call
+    /// that is not a hit is polled twice at least.
+    ///
     /// # Examples
     /// ```
     /// use std::collections::HashMap;

@@ -217,7 +217,7 @@ impl RawRun {
                 continue;
             }
             if hops {
-                stack::hop(self.slot, caller.body, caller.core.strong());
+                stack::hop(self.slot, Start::Helper(caller.body), caller.core.strong());
             }
             // CANCEL: dropped from here on, `leave` takes back edge, waker and count.
             return Poll::Pending;

@@ -578,6 +578,7 @@ impl SlotPtr {
     }
 
     /// Drives the slot for the callers that are counted, if it can be driven now.
+    #[cfg(any(feature = "tokio", loom))]
     pub(crate) fn attempt(self, core: CorePtr, parent: Option<SlotPtr>) -> Attempt {
         self.attempt_as(core, Start::Helper(parent))
     }

@@ -20,7 +20,7 @@ use std::task::{Poll, Waker};
 
 use crate::BoxError;
 use crate::context::{CorePtr, Strong};
-use crate::slot::{Attempt, Slot, SlotPtr};
+use crate::slot::{Attempt, Slot, SlotPtr, Start};
 
 /// How many polls may be nested before the next one hops, whatever the stack. Beyond some dozens nothing is gained.
 const NESTED: u32 = if cfg!(loom) { 4 } else { 128 };
@@ -66,8 +66,8 @@ crate::sync::local! {
 /// A slot that the base of this stack is to drive.
 struct Hop {
     slot: SlotPtr,
-    /// The body for which it is driven.
-    parent: Option<SlotPtr>,
+    /// For whom it is started, if it is to be.
+    start: Start,
     /// Keeps the slot's memory.
     context: Strong,
 }
@@ -230,11 +230,11 @@ fn fresh<R>(f: impl FnOnce() -> R) -> R {
 }
 
 /// Leaves `slot` to the base of this stack. The caller is counted there and parked.
-pub(crate) fn hop(slot: SlotPtr, parent: Option<SlotPtr>, context: Strong) {
+pub(crate) fn hop(slot: SlotPtr, start: Start, context: Strong) {
     HOPS.with(|hops| {
         hops.borrow_mut().push(Hop {
             slot,
-            parent,
+            start,
             context,
         });
     });
@@ -266,7 +266,7 @@ fn drive_hops_from(first: usize) -> bool {
     let mut next = pop();
     while let Some(hop) = next {
         let below = length();
-        let ended = match hop.slot.attempt(hop.context.core(), hop.parent) {
+        let ended = match hop.slot.attempt_as(hop.context.core(), hop.start) {
             Attempt::Finished | Attempt::Driven(Poll::Ready(())) => true,
             Attempt::Driven(Poll::Pending) => {
                 if length() > below {

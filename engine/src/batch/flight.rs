@@ -57,8 +57,6 @@ pub(super) struct Flight<V> {
     run: AtomicPtr<Slot>,
     /// By the keys' numbers. Written before `run`, and not again; edges and values in it have rules of their own.
     members: UnsafeCell<Vec<Member<V>>>,
-    /// Edges of it are in the wait graph, or were.
-    linked: AtomicBool,
 }
 
 /// One key of a batch, and who waits for it.
@@ -119,7 +117,6 @@ impl<V: Send + Sync + 'static> Flight<V> {
         Self {
             run: AtomicPtr::new(std::ptr::null_mut()),
             members: UnsafeCell::new(Vec::new()),
-            linked: AtomicBool::new(false),
         }
     }
 
@@ -149,7 +146,10 @@ impl<V: Send + Sync + 'static> Flight<V> {
         // SAFETY: nobody reads it before `run` is published below.
         unsafe { this.members.write(|place| *place = members) };
         if this.lone().is_none() {
-            this.link(core, new.slot());
+            let members = this.members().iter().filter(|member| !member.left);
+            // SAFETY: the members are not moved any more, and the flight is alive while any of its keys' bodies is: each takes its
+            // own back when it is dropped (F6), and the run all of them when it ends (`Waits`).
+            unsafe { EdgeCell::link(core, members.map(|member| &member.edge), new.slot()) };
         }
         // ORDER: Release; pairs with `run`: slot and members are written.
         this.run.store(new.slot().as_ptr(), Ordering::Release);
@@ -185,14 +185,15 @@ impl<V: Send + Sync + 'static> Flight<V> {
         }
     }
 
-    /// Puts the keys' bodies into the wait graph.
-    fn link(&self, core: CorePtr, run: SlotPtr) {
-        // ORDER: Relaxed; before the run starts, and read when its body ends.
-        self.linked.store(true, Relaxed);
-        let members = self.members().iter().filter(|member| !member.left);
-        // SAFETY: the members are not moved any more, and the flight is alive while any of its keys' bodies is: each takes its
-        // own back when it is dropped (F6), and the run all of them when it ends (F4).
-        unsafe { EdgeCell::link(core, members.map(|member| &member.edge), run) };
+    /// For whom the run is started.
+    fn start(&self) -> Start {
+        match self.lone() {
+            Some(slot) => Start::Caller {
+                body: Some(slot),
+                others: false,
+            },
+            None => Start::Helper(None),
+        }
     }
 
     /// Wakes every key's body, and so every caller.
@@ -224,14 +225,7 @@ impl<V: Send + Sync + 'static> Flight<V> {
                 return Poll::Pending;
             }
             if !hops && (w.is_empty() || (w.is_idle() && !drove && run.is_woken())) {
-                let attempt = || match self.lone() {
-                    Some(slot) => {
-                        let body = Some(slot);
-                        let others = false;
-                        run.attempt_as(core, Start::Caller { body, others })
-                    }
-                    None => run.attempt(core, None),
-                };
+                let attempt = || run.attempt_as(core, self.start());
                 let (attempt, hop_ended) = match stack::place(waker) {
                     stack::Place::Hop => {
                         hops = true;
@@ -257,9 +251,7 @@ impl<V: Send + Sync + 'static> Flight<V> {
                 continue;
             }
             if hops {
-                // The base starts it, if it has not started: so the edge is not the starter's.
-                self.link(core, run);
-                stack::hop(run, None, core.strong());
+                stack::hop(run, self.start(), core.strong());
             }
             // CANCEL: the body that waits leaves (F6) when it is dropped.
             return Poll::Pending;
@@ -293,9 +285,10 @@ impl<V: Send + Sync + 'static> Flight<V> {
             return;
         }
         // The edge before the count, as any caller.
-        EdgeCell::unlink(core, std::iter::once(&member.edge));
         if self.lone().is_some() {
             forget_starter(core, member.slot, run);
+        } else {
+            EdgeCell::unlink(core, std::iter::once(&member.edge));
         }
         run.leave(core);
     }
@@ -544,8 +537,7 @@ struct Waits<V: Send + Sync + 'static> {
 
 impl<V: Send + Sync + 'static> Drop for Waits<V> {
     fn drop(&mut self) {
-        // ORDER: Relaxed; see `link`.
-        if self.flight.linked.load(Relaxed) {
+        if self.flight.lone().is_none() {
             let edges = self.flight.members().iter().map(|member| &member.edge);
             EdgeCell::unlink(self.core, edges);
         }

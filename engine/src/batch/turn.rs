@@ -92,6 +92,9 @@ pub(super) struct Place<V> {
 /// A batch to launch, out of the lock.
 type ToLaunch<K, V> = Option<Launched<K, V>>;
 
+/// What putting a key in comes to: the key's place, and the batch before if it was sealed, and this one if it is full.
+type Put<K, V> = (Place<V>, [ToLaunch<K, V>; 2]);
+
 /// The collector of a batch function; made if there is none.
 pub(super) fn collector<B, S, K>(ctx: &Ctx<S>) -> &Collector<B, S, K>
 where
@@ -130,12 +133,7 @@ where
     K: Input,
 {
     /// B1: puts a key in. Also what is to be launched: the batch before, if it was sealed, and this one, if it is full.
-    pub(super) fn put(
-        &self,
-        core: CorePtr,
-        key: K,
-        member: Member<B::Value>,
-    ) -> (Place<B::Value>, [ToLaunch<K, B::Value>; 2]) {
+    pub(super) fn put(&self, core: CorePtr, key: K, member: Member<B::Value>) -> Put<K, B::Value> {
         let mut state = lock(&self.state);
         let sealed = match &state.open {
             Some(open) if open.sealed => self.take(core, &mut state),
