@@ -24,7 +24,7 @@ mod awake;
 mod flight;
 mod turn;
 
-use flight::{Fetched, key};
+use flight::{Fetched, Plain, key};
 use turn::{Turn, collector};
 
 pub(crate) use awake::Awake;
@@ -184,6 +184,8 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         Q: Key<K>,
     {
         let _ = batch;
+        // Here, so that rustc shows this call and not how it goes on.
+        let () = Plain::<B>::CHECKED;
         let run = self.run(self::key::<B, S, K>, key);
         Load {
             turn: if run.is_hit() {
@@ -225,6 +227,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         Q: Key<K>,
     {
         let _ = batch;
+        let () = Plain::<B>::CHECKED; // as in `load`
         let task = self::key::<B, S, K>;
         let slots = keys.into_iter().map(|key| self.slot_for(task, key));
         let calls: Vec<RawRun> = slots.map(RawRun::new).collect();

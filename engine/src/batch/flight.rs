@@ -470,19 +470,24 @@ where
     let found = match fake {
         Some(fake) => Finding::Fake(fake(ctx, keys)),
         None => {
-            const {
-                assert!(
-                    size_of::<B>() == 0,
-                    "a batch function must not capture: its type is its identity, so two captures of one closure would share their values. \
-                     Pass what it needs in its keys or in the state of the context"
-                );
-            }
+            let () = Plain::<B>::CHECKED;
             // SAFETY: a batch function has no bytes (asserted above), is Copy, and one was given to the call that put the first key in.
             let batch = unsafe { NonNull::<B>::dangling().read() };
             Finding::Own(batch.fetch(ctx, keys))
         }
     };
     Fetch { found, waits }
+}
+
+/// A batch function that may be made out of nothing.
+pub(super) struct Plain<B>(B);
+
+impl<B> Plain<B> {
+    pub(super) const CHECKED: () = assert!(
+        size_of::<B>() == 0,
+        "a batch function must not capture: its type is its identity, so two captures of one closure would share their values. \
+         Pass what it needs in its keys or in the state of the context"
+    );
 }
 
 /// See [`fetch`].
