@@ -65,6 +65,8 @@ impl Fan {
     }
 
     fn poll(&mut self, caller: Caller, cx: &mut Context<'_>) -> Poll<Result<(), TaskError>> {
+        #[cfg(any(feature = "tokio", loom))]
+        let _helps = (!matches!(self.state, State::Here { .. })).then(|| caller.core.awake.help());
         loop {
             let polled = match &mut self.state {
                 State::New => match self.start(caller) {
@@ -569,10 +571,12 @@ mod helpers {
                 context: caller.core.strong(),
             });
             for at in 0..helpers {
+                caller.core.awake.promise();
                 spawn(Helper {
                     group: group.clone(),
                     at: Some(at),
                     park: Park::default(),
+                    polled: false,
                 });
             }
             let own = group.calls.last().copied();
@@ -680,7 +684,7 @@ mod helpers {
                     // CANCEL: dropped here, the fan leaves every call.
                     return Some(Poll::Pending);
                 }
-                if let Err(error) = caller.core.check_wait(calls[0].slot().name()) {
+                if let Err(error) = caller.core.check_wait(|| calls[0].slot().name()) {
                     return Some(Poll::Ready(Err(error)));
                 }
                 if !self.waker.holds(cx.waker()) {
@@ -696,6 +700,7 @@ mod helpers {
         group: Arc<Group>,
         at: Option<usize>,
         park: Park,
+        polled: bool,
     }
 
     impl Future for Helper {
@@ -703,6 +708,11 @@ mod helpers {
 
         fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
             let this = &mut *self;
+            let core = this.group.context.core();
+            let _helps = core.awake.help();
+            if !std::mem::replace(&mut this.polled, true) {
+                core.awake.kept();
+            }
             while let Some(at) = this.at {
                 let slot = this.group.slots[at];
                 let core = this.group.context.core();
@@ -728,6 +738,9 @@ mod helpers {
 
     impl Drop for Helper {
         fn drop(&mut self) {
+            if !self.polled {
+                self.group.context.core().awake.kept();
+            }
             if let Some(at) = self.at {
                 // CANCEL: the runtime goes away. The fan's caller drives on, and so may anybody else at the slot.
                 let slot = self.group.slots[at];
@@ -808,9 +821,11 @@ mod helpers {
         if call.slot().look().is_terminal() {
             return Ok(None);
         }
+        core.awake.promise();
         Ok(Some(Spawned {
             call,
             context: core.strong(),
+            polled: false,
         }))
     }
 
@@ -818,6 +833,7 @@ mod helpers {
     pub(crate) struct Spawned {
         call: RawRun,
         context: Strong,
+        polled: bool,
     }
 
     impl Spawned {
@@ -834,6 +850,10 @@ mod helpers {
 
         fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
             let caller = self.caller();
+            let _helps = caller.core.awake.help();
+            if !std::mem::replace(&mut self.polled, true) {
+                caller.core.awake.kept();
+            }
             self.call.poll(caller, cx).map(drop)
         }
     }
@@ -842,6 +862,9 @@ mod helpers {
         fn drop(&mut self) {
             // CANCEL: an ordinary leave; others go on with the same run.
             let caller = self.caller();
+            if !self.polled {
+                caller.core.awake.kept();
+            }
             self.call.leave(caller);
         }
     }
