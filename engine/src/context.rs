@@ -46,7 +46,7 @@ use std::task::{Context, Poll};
 use foldhash::SharedSeed;
 use foldhash::fast::FoldHasher;
 
-use crate::batch::{self, Awake, Batch};
+use crate::batch::{self, Batch};
 use crate::cycle::Graph;
 use crate::error::{TaskError, TaskErrorKind};
 use crate::links::Links;
@@ -86,8 +86,6 @@ pub(crate) struct Core {
     hub: AtomicPtr<Hub>,
     free: unsafe fn(CorePtr),
     taken: Taken,
-    /// Who may ask for a key of a batch yet.
-    pub(crate) awake: Awake,
 }
 
 /// What most contexts do not have.
@@ -528,7 +526,6 @@ impl Core {
             hub: AtomicPtr::new(std::ptr::null_mut()),
             free,
             taken: Taken::new(),
-            awake: Awake::default(),
         }
     }
 

@@ -65,8 +65,6 @@ impl Fan {
     }
 
     fn poll(&mut self, caller: Caller, cx: &mut Context<'_>) -> Poll<Result<(), TaskError>> {
-        #[cfg(any(feature = "tokio", loom))]
-        let _helps = (!matches!(self.state, State::Here { .. })).then(|| caller.core.awake.help());
         loop {
             let polled = match &mut self.state {
                 State::New => match self.start(caller) {
@@ -194,14 +192,19 @@ impl Fan {
             return;
         }
         #[cfg(any(feature = "tokio", loom))]
-        if let State::Helped { group, .. } = &state {
+        let group = match &state {
+            State::Helped { group, .. } if !group.is_done() => Some(group),
+            _ => None,
+        };
+        #[cfg(any(feature = "tokio", loom))]
+        if let Some(group) = group {
             group.stop();
         }
         for call in &mut self.calls {
             call.leave(caller);
         }
         #[cfg(any(feature = "tokio", loom))]
-        if let State::Helped { group, .. } = &state {
+        if let Some(group) = group {
             group.dismiss();
         }
     }
@@ -566,12 +569,10 @@ mod helpers {
                 context: caller.core.strong(),
             });
             for at in 0..helpers {
-                caller.core.awake.promise();
                 spawn(Helper {
                     group: group.clone(),
                     at: Some(at),
                     park: Park::default(),
-                    polled: false,
                 });
             }
             let own = group.calls.last().copied();
@@ -584,10 +585,14 @@ mod helpers {
             if self.state.load(Ordering::Relaxed) & (STOPPED | BROKEN) != 0 {
                 return None;
             }
-            // ORDER: Relaxed; as above.
-            let at = self.next.fetch_add(1, Ordering::Relaxed);
             // The last one is the fan's own from the start.
-            (at + 1 < self.slots.len()).then_some(at)
+            let mine = |at: &usize| at + 1 < self.slots.len();
+            // ORDER: Relaxed; as above. Most fans have a helper for each slot, and nothing to take.
+            let at = self.next.load(Ordering::Relaxed);
+            // ORDER: Relaxed; as above.
+            mine(&at)
+                .then(|| self.next.fetch_add(1, Ordering::Relaxed))
+                .filter(mine)
         }
 
         fn finished(&self, slot: SlotPtr) {
@@ -612,6 +617,12 @@ mod helpers {
                     queue::push(queue::Item::Waker(waker));
                 }
             });
+        }
+
+        /// Every call was driven to its end, so every helper has ended or will without being told.
+        pub(super) fn is_done(&self) -> bool {
+            // ORDER: Relaxed; whoever counted down last does not look at the group again but for `take`, which finds nothing.
+            self.state.load(Ordering::Relaxed) == 0
         }
 
         /// Nobody waits for the group any more. Helpers end at their next look.
@@ -685,7 +696,6 @@ mod helpers {
         group: Arc<Group>,
         at: Option<usize>,
         park: Park,
-        polled: bool,
     }
 
     impl Future for Helper {
@@ -693,11 +703,6 @@ mod helpers {
 
         fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
             let this = &mut *self;
-            let core = this.group.context.core();
-            let _helps = core.awake.help();
-            if !std::mem::replace(&mut this.polled, true) {
-                core.awake.kept();
-            }
             while let Some(at) = this.at {
                 let slot = this.group.slots[at];
                 let core = this.group.context.core();
@@ -723,9 +728,6 @@ mod helpers {
 
     impl Drop for Helper {
         fn drop(&mut self) {
-            if !self.polled {
-                self.group.context.core().awake.kept();
-            }
             if let Some(at) = self.at {
                 // CANCEL: the runtime goes away. The fan's caller drives on, and so may anybody else at the slot.
                 let slot = self.group.slots[at];
@@ -801,11 +803,9 @@ mod helpers {
         if call.slot().look().is_terminal() {
             return Ok(None);
         }
-        core.awake.promise();
         Ok(Some(Spawned {
             call,
             context: core.strong(),
-            polled: false,
         }))
     }
 
@@ -813,7 +813,6 @@ mod helpers {
     pub(crate) struct Spawned {
         call: RawRun,
         context: Strong,
-        polled: bool,
     }
 
     impl Spawned {
@@ -830,10 +829,6 @@ mod helpers {
 
         fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
             let caller = self.caller();
-            let _helps = caller.core.awake.help();
-            if !std::mem::replace(&mut self.polled, true) {
-                caller.core.awake.kept();
-            }
             self.call.poll(caller, cx).map(drop)
         }
     }
@@ -842,9 +837,6 @@ mod helpers {
         fn drop(&mut self) {
             // CANCEL: an ordinary leave; others go on with the same run.
             let caller = self.caller();
-            if !self.polled {
-                caller.core.awake.kept();
-            }
             self.call.leave(caller);
         }
     }
