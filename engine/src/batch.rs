@@ -20,14 +20,12 @@ use crate::error::{BoxError, TaskError};
 use crate::run::{RawRun, Run, block_on, value_of};
 use crate::task::{Input, Key};
 
-mod awake;
 mod flight;
 mod turn;
 
 use flight::{Fetched, Plain, key};
 use turn::{Turn, collector};
 
-pub(crate) use awake::Awake;
 pub(crate) use flight::OfBatch;
 
 mod sealed {
@@ -135,7 +133,8 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     /// # When a batch goes
     /// When the callers that ask in this turn have all asked: the first call that is polled a second time sends what has gathered. (A call that
     /// waits asks its executor for that second poll at once; there is no timer.) So `join!`, `join_all`, streams, [`parallel`](Ctx::parallel) and
-    /// tasks of different depth ask together, and a tree of three levels makes three batches. A call alone goes alone, one turn later. A
+    /// tasks of different depth ask together, and a tree of three levels makes three batches. (Where several threads poll, one that is held up in the middle asks in a
+    /// later batch.) A call alone goes alone, one turn later. A
     /// batch that is full ([`Builder::max_batch`](crate::Builder::max_batch)) goes at once.
     ///
     /// # Concurrency
@@ -194,7 +193,6 @@ impl<S: Send + Sync + 'static> Ctx<S> {
                 Turn::of(collector::<B, S, K>(self))
             },
             run,
-            waits: false,
         }
     }
 
@@ -236,7 +234,6 @@ impl<S: Send + Sync + 'static> Ctx<S> {
             waiting: (0..calls.len()).rev().collect(),
             calls,
             turn: Turn::of(collector::<B, S, K>(self)),
-            waits: false,
             over: false,
             values: std::marker::PhantomData,
         }
@@ -346,15 +343,12 @@ impl<S: Send + Sync + 'static> Ctx<S> {
 pub struct Load<'a, S, V> {
     run: Run<'a, S, Option<V>>,
     turn: Turn<'a>,
-    /// It has been pending.
-    waits: bool,
 }
 
 impl<S, V> Unpin for Load<'_, S, V> {}
 
 impl<S, V> Load<'_, S, V> {
     fn look_round(&mut self, cx: &mut Context<'_>) {
-        self.waits = true;
         if self.turn.end(cx) {
             self.run.waits_for().into_iter().for_each(turn::tell_others);
         }
@@ -383,8 +377,6 @@ impl<'a, S: Send + Sync + 'static, V: 'static> Future for Load<'a, S, V> {
         let polled = Pin::new(&mut this.run).poll(cx);
         if polled.is_pending() {
             this.look_round(cx);
-        } else if this.waits {
-            core.awake.taken();
         }
         polled.map_ok(Option::as_ref)
     }
@@ -410,8 +402,6 @@ pub struct LoadMany<'a, S, V> {
     /// Those that are not ready, by number; the first is last.
     waiting: Vec<usize>,
     turn: Turn<'a>,
-    /// It has been pending.
-    waits: bool,
     over: bool,
     values: std::marker::PhantomData<fn() -> &'a V>,
 }
@@ -446,9 +436,6 @@ impl<'a, S: Send + Sync + 'static, V: 'static> Future for LoadMany<'a, S, V> {
                 Poll::Pending => {}
                 Poll::Ready(Ok(())) => {
                     this.waiting[at] = usize::MAX;
-                    if this.waits {
-                        caller.core.awake.taken();
-                    }
                 }
                 Poll::Ready(Err(failure)) => {
                     error = Some(failure);
@@ -462,7 +449,6 @@ impl<'a, S: Send + Sync + 'static, V: 'static> Future for LoadMany<'a, S, V> {
         }
         this.waiting.retain(|call| *call != usize::MAX);
         if !this.waiting.is_empty() {
-            this.waits = true;
             if this.turn.end(cx) {
                 for &call in &this.waiting {
                     turn::tell_others(this.calls[call].slot());

@@ -48,7 +48,7 @@ use std::task::{Context, Poll};
 use foldhash::SharedSeed;
 use foldhash::fast::FoldHasher;
 
-use crate::batch::{self, Awake, Batch};
+use crate::batch::{self, Batch};
 use crate::cycle::Graph;
 use crate::error::{TaskError, TaskErrorKind};
 use crate::held::{Counted, HANDLE, HANDLES, Keeper};
@@ -100,8 +100,6 @@ pub(crate) struct Core {
     /// The context is that of a run of the second tier: what its body calls is asked for there.
     #[cfg(any(feature = "shared", loom))]
     tier: Option<Arc<Tier>>,
-    /// Who may ask for a key of a batch yet.
-    pub(crate) awake: Awake,
 }
 
 /// What most contexts do not have.
@@ -687,7 +685,6 @@ impl Core {
             taken: Taken::new(),
             #[cfg(any(feature = "shared", loom))]
             tier: None,
-            awake: Awake::default(),
         }
     }
 

@@ -65,8 +65,6 @@ impl Fan {
     }
 
     fn poll(&mut self, caller: Caller, cx: &mut Context<'_>) -> Poll<Result<(), TaskError>> {
-        #[cfg(any(feature = "tokio", loom))]
-        let _helps = (!matches!(self.state, State::Here { .. })).then(|| caller.core.awake.help());
         loop {
             let polled = match &mut self.state {
                 State::New => match self.start(caller) {
@@ -571,12 +569,10 @@ mod helpers {
                 context: caller.core.strong(),
             });
             for at in 0..helpers {
-                caller.core.awake.promise();
                 spawn(Helper {
                     group: group.clone(),
                     at: Some(at),
                     park: Park::default(),
-                    polled: false,
                 });
             }
             let own = group.calls.last().copied();
@@ -700,7 +696,6 @@ mod helpers {
         group: Arc<Group>,
         at: Option<usize>,
         park: Park,
-        polled: bool,
     }
 
     impl Future for Helper {
@@ -708,11 +703,6 @@ mod helpers {
 
         fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
             let this = &mut *self;
-            let core = this.group.context.core();
-            let _helps = core.awake.help();
-            if !std::mem::replace(&mut this.polled, true) {
-                core.awake.kept();
-            }
             while let Some(at) = this.at {
                 let slot = this.group.slots[at];
                 let core = this.group.context.core();
@@ -738,9 +728,6 @@ mod helpers {
 
     impl Drop for Helper {
         fn drop(&mut self) {
-            if !self.polled {
-                self.group.context.core().awake.kept();
-            }
             if let Some(at) = self.at {
                 // CANCEL: the runtime goes away. The fan's caller drives on, and so may anybody else at the slot.
                 let slot = self.group.slots[at];
@@ -821,11 +808,9 @@ mod helpers {
         if call.slot().look().is_terminal() {
             return Ok(None);
         }
-        core.awake.promise();
         Ok(Some(Spawned {
             call,
             context: core.strong(),
-            polled: false,
         }))
     }
 
@@ -833,7 +818,6 @@ mod helpers {
     pub(crate) struct Spawned {
         call: RawRun,
         context: Strong,
-        polled: bool,
     }
 
     impl Spawned {
@@ -850,10 +834,6 @@ mod helpers {
 
         fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
             let caller = self.caller();
-            let _helps = caller.core.awake.help();
-            if !std::mem::replace(&mut self.polled, true) {
-                caller.core.awake.kept();
-            }
             self.call.poll(caller, cx).map(drop)
         }
     }
@@ -862,9 +842,6 @@ mod helpers {
         fn drop(&mut self) {
             // CANCEL: an ordinary leave; others go on with the same run.
             let caller = self.caller();
-            if !self.polled {
-                caller.core.awake.kept();
-            }
             self.call.leave(caller);
         }
     }

@@ -798,15 +798,14 @@ impl SlotPtr {
         claim.publish(DONE);
     }
 
-    /// S14: puts in the value that `write` writes, for callers whose body only waits for it; or S13, if nobody is left. `None` if
-    /// somebody holds the claim, or if it is over. Otherwise how many callers get it.
-    pub(crate) fn deliver(self, core: CorePtr, write: impl FnOnce()) -> Option<usize> {
-        if !self.claim_delivery(core, || true) && !self.claim_prime() {
-            return None;
+    /// S14: puts in the value that `write` writes, for callers whose body only waits for it; or S13, if nobody is left. False if
+    /// somebody holds the claim, or if it is over.
+    pub(crate) fn deliver(self, core: CorePtr, write: impl FnOnce()) -> bool {
+        let claimed = self.claim_delivery(core, || true) || self.claim_prime();
+        if claimed {
+            self.publish_primed(core, write);
         }
-        let callers = self.look().callers();
-        self.publish_primed(core, write);
-        Some(callers)
+        claimed
     }
 
     /// S14, with an error, if the body is the one that is meant. Not if nobody is left.

@@ -580,7 +580,6 @@ where
         }
     }
     // From here on there is no code of the user.
-    let mut told = 0;
     for member in members.iter().filter(|member| !member.left) {
         // SAFETY: the run's claim is held, and nobody reads before S7.
         let mut value = unsafe { member.value.write(Option::take) };
@@ -590,18 +589,14 @@ where
             // SAFETY: a member is a slot of the task `key`, its claim is held (`deliver`), and body and value are not there.
             unsafe { write_at(member.slot, key::<B, S, K>, value.take()) };
         });
-        match delivered {
-            Some(callers) => told += callers,
-            None => {
-                // Its body is being polled, or dropped; it looks for the value after S7.
-                // ORDER: Relaxed; as above.
-                member.delivered.store(false, Relaxed);
-                // SAFETY: as above.
-                unsafe { member.value.write(|place| *place = value) };
-            }
+        if !delivered {
+            // Its body is being polled, or dropped; it looks for the value after S7.
+            // ORDER: Relaxed; as above.
+            member.delivered.store(false, Relaxed);
+            // SAFETY: as above.
+            unsafe { member.value.write(|place| *place = value) };
         }
     }
-    core.awake.landed(told);
 }
 
 /// Finds keys among those that were asked for.

@@ -7,7 +7,7 @@
 //! |---|---|---|---|
 //! | B1 | a key's body, first poll | puts in key, slot and waker; opens a batch if none is open. If somebody may be parked at the slot already, it wakes itself | a caller that hopped, or was there before, has looked too early: it comes round again, to B2 |
 //! | B2 | a caller whose poll of the key is pending | sees a batch open: notes its number and wakes itself, once a poll. If the slot has other callers it wakes them too | one that slept while the body was polled has looked too early as well |
-//! | B3 | a caller that is polled again, the number still open | takes the batch out and launches it (`flight.rs`); or, if others may ask soon (`awake.rs`), waits for one more poll | |
+//! | B3 | a caller that is polled again, the number still open | takes the batch out and launches it (`flight.rs`) | |
 //! | B4 | a key's body that fills the batch (B1) | launches it | nobody can add to it |
 //! | B5 | a key's body that is dropped before B3 | marks its key as left; the batch is not open any more if it was the last | nobody wants it |
 //! | B6 | `forget_loaded` | marks the slot DEAD and the open batch sealed; the next B1 launches that and opens another | the same key may come again, and a batch has it once |
@@ -72,13 +72,7 @@ struct Open<K, V> {
     wanted: usize,
     /// One of its keys was forgotten (B6).
     sealed: bool,
-    /// How often a caller has waited for others.
-    waited: usize,
 }
-
-/// How often the callers of a batch may wait for others that may ask: so often, and so often for each key. A caller that is never polled
-/// must not keep them.
-const WAITS: (usize, usize) = (64, 4);
 
 /// What a key's body has when it has put its key in.
 pub(super) struct Place<V> {
@@ -149,7 +143,6 @@ where
                 members: Vec::new(),
                 wanted: 0,
                 sealed: false,
-                waited: 0,
             });
             // ORDER: Release; pairs with the look in `Turn`: not for the lock's data, but who sees the body's slot IDLE sees this.
             self.open.store(number, Ordering::Release);
@@ -224,7 +217,7 @@ where
 trait Collects: Send + Sync {
     /// The number of the batch that is open, or 0.
     fn open(&self) -> u64;
-    /// B3: launches the batch with this number, if it is open and nobody is waited for.
+    /// B3: launches the batch with this number, if it is open.
     fn go(&self, core: CorePtr, number: u64, waker: &Waker);
 }
 
@@ -242,18 +235,10 @@ where
     fn go(&self, core: CorePtr, number: u64, waker: &Waker) {
         let launched = {
             let mut state = lock(&self.state);
-            let open = match &mut state.open {
-                Some(open) if open.number == number => open,
-                _ => return,
-            };
-            if core.awake.others() {
-                open.waited += 1;
-                if open.waited <= WAITS.0 + WAITS.1 * open.wanted {
-                    return;
-                }
-                core.awake.forgive();
+            match &state.open {
+                Some(open) if open.number == number => self.take(core, &mut state),
+                _ => None,
             }
-            self.take(core, &mut state)
         };
         if let Some(launched) = launched {
             launched.launch(core, waker);

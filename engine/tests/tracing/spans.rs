@@ -421,17 +421,23 @@ fn nobody_who_listens_costs_no_allocation() {
         fn enter(&self, _: &tracing::Id) {}
         fn exit(&self, _: &tracing::Id) {}
     }
-    // A slot for each run, and nothing for a hit.
-    assert_eq!(allocations(&Ctx::new(())), 100);
+    // A slot for each run at most (the first ones lie in the context), and nothing for a hit.
+    let silent = allocations(&Ctx::new(()));
+    assert!(silent <= 100, "{silent}");
     with_default(&Dispatch::new(Deaf), || {
-        assert_eq!(allocations(&Ctx::new(())), 100);
+        assert_eq!(allocations(&Ctx::new(())), silent);
     });
     let (capture, dispatch) = Capture::new();
     with_default(&dispatch, || {
         // Said so, whoever listens.
-        assert_eq!(allocations(&Ctx::builder(()).tracing(false).build()), 100);
+        assert_eq!(
+            allocations(&Ctx::builder(()).tracing(false).build()),
+            silent
+        );
+        // It would be seen.
+        assert!(allocations(&Ctx::builder(()).tracing(true).build()) > silent);
     });
-    assert!(capture.seen().spans.is_empty());
+    assert_eq!(capture.seen().spans.len(), 101);
 }
 
 #[test]
