@@ -24,6 +24,8 @@
 //! | L3 | drop anywhere else | swap `HOME` AcqRel; if it was `COUNTED`: K3 | L4 | Release: what the handle was used for is before the end |
 //! | L4 | the end of a poll | load Acquire; if it is still `LENT`: K1, then CAS `LENT` → `COUNTED` AcqRel, and if that fails K3 | L3 | Acquire: the handle that the poll relies on may be the next to go |
 //!
+//! `loom-tests/tests/lent_handle.rs` fails with any of L1 to L4 left out or weakened; `close_against_cancelled` with K5's fence left out.
+//!
 //! # The end
 //! The reason is set once (K5), then every slot is closed (S11). A slot that is put in meanwhile is a matter of two words: who inserts
 //! links the slot (T2), then looks at the reason (K6), and closes its own slot if there is one; the closer sets the reason, then
@@ -685,10 +687,13 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     fn make(state: S, options: Option<Box<Options>>, max_depth: usize) -> Self {
         let context = Box::leak(Box::<CoreOf<S>>::new_uninit()).as_mut_ptr();
         // Part by part: the room is not written, and the core is written in its place and not copied there.
-        // SAFETY: it is the place for a core.
-        unsafe { (&raw mut (*context).core).write(Core::new(options, max_depth, Self::free)) };
-        // SAFETY: it is the place for a state.
-        unsafe { (&raw mut (*context).state).write(state) };
+        let core = context.cast::<Core>(); // the first field
+        // SAFETY: it is a place for a context, so this is one for a state.
+        let place = unsafe { &raw mut (*context).state };
+        // SAFETY: as above.
+        unsafe { core.write(Core::new(options, max_depth, Self::free)) };
+        // SAFETY: as above.
+        unsafe { place.write(state) };
         Self {
             // SAFETY: it came out of a box.
             core: CorePtr(unsafe { NonNull::new_unchecked(context.cast()) }),
@@ -1363,5 +1368,45 @@ impl<S> fmt::Debug for Builder<S> {
             .field("replaced", &self.options.fakes.len())
             .field("max_depth", &self.max_depth)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::{Core, Ctx};
+
+    async fn one(_: Ctx<()>, _: u64) -> Result<u64, String> {
+        Ok(1)
+    }
+    async fn two(_: Ctx<()>, _: u64) -> Result<u64, String> {
+        Ok(2)
+    }
+
+    fn hash<F: crate::Task<(), u64>>(core: &Core, _: F, input: u64) -> u64 {
+        core.hash::<(), F, u64, u64>(&input)
+    }
+
+    /// Otherwise they would stand in each other's way in the table. (The type of the seed has no other user.)
+    #[test]
+    fn tasks_with_equal_inputs_have_different_hashes() {
+        let ctx = Ctx::new(());
+        let core = &*ctx.core;
+        assert_ne!(hash(core, one, 7), hash(core, two, 7));
+        assert_ne!(hash(core, one, 7), hash(core, one, 8));
+        assert_eq!(hash(core, one, 7), hash(&Ctx::new(()).core, one, 7));
+    }
+
+    /// The bits of a `TypeId` reach the seed in either form that `Hash` may write them in.
+    #[test]
+    fn a_seed_takes_bytes_and_words() {
+        use super::TypeSeed;
+        use std::hash::Hasher;
+        let seed = |f: fn(&mut TypeSeed)| {
+            let mut seed = TypeSeed(0);
+            f(&mut seed);
+            seed.finish()
+        };
+        assert_ne!(seed(|s| s.write(&[1, 2])), seed(|s| s.write(&[2, 1])));
+        assert_ne!(seed(|s| s.write_u64(1)), seed(|s| s.write_u64(2)));
     }
 }

@@ -28,7 +28,7 @@
 //! ```
 //!
 //! # The table
-//! Every loop starts from an Acquire load (S0), and a failed compare-exchange is Acquire. *Wakes* goes through [`Hub`].
+//! Every loop starts from an Acquire load (S0), also after a compare-exchange that failed. *Wakes* goes through [`Hub`].
 //!
 //! | row | who | from → to | operation | pairs with | why, and what breaks when it is weaker | wakes |
 //! |---|---|---|---|---|---|---|
@@ -356,9 +356,9 @@ impl Slot {
 
     #[inline]
     fn change(&self, from: Word, to: usize) -> bool {
-        // ORDER: AcqRel, in every row of the table that is a CAS; the reasons are there. On failure Acquire, as S0.
+        // ORDER: AcqRel, in every row of the table that is a CAS; the reasons are there. On failure Relaxed: whoever fails looks again (S0).
         self.word
-            .compare_exchange(from.0, to, Ordering::AcqRel, Ordering::Acquire)
+            .compare_exchange(from.0, to, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
     }
 

@@ -6,7 +6,7 @@
 //!
 //! * The first caller that parks is the *driver*; its waker is in a [`WakerCell`] and costs no allocation.
 //! * All others wait on an event-listener [`Event`]. That crate calls and drops wakers while it holds its
-//!   list's lock, so what is registered there is a [`Parked`] of ours, never a user's waker.
+//!   list's lock, so what is registered there is a [`Waiter`] of ours, never a user's waker.
 //! * No user's waker is called, cloned or dropped inside a critical section or recursively: wakes
 //!   collect in the [`queue`] of the thread, which its outermost user drains. A wake through 10,000 nested
 //!   runs is a loop.
@@ -107,8 +107,9 @@ impl Hub {
 
     /// Whether the body wants a poll.
     pub(crate) fn is_woken(&self) -> bool {
-        // ORDER: Acquire; a hint before H3, which is the access that orders. Relaxed passes too.
-        self.word.load(Ordering::Acquire) & WOKEN != 0
+        // ORDER: Relaxed; whoever acts on it goes through H3, and whoever sleeps has registered in this word (H4, H5): he sees a wake that came
+        // before that, and one that comes after it sees him.
+        self.word.load(Ordering::Relaxed) & WOKEN != 0
     }
 
     /// H3: the claimant takes the wake, before it polls.
@@ -151,6 +152,15 @@ impl Hub {
             // Two at once: the second finds the cell taken, and wakes.
             self.driver.set(waker);
         }
+    }
+
+    /// H5. False: somebody else has it.
+    fn take_drivers_place(&self) -> bool {
+        // ORDER: Relaxed; who finds it taken goes through H4.
+        self.word.load(Ordering::Relaxed) & DRIVER == 0
+            // ORDER: AcqRel (H5); either a wake sees DRIVER and goes to the cell, where C1 and C2 order it with us, or
+            // the look that follows sees what the wake's side did.
+            && self.word.fetch_or(DRIVER, Ordering::AcqRel) & DRIVER == 0
     }
 
     fn notify(&self, word: usize) {
@@ -287,27 +297,29 @@ static STACK_VTABLE: RawWakerVTable = RawWakerVTable::new(
     |_| {},
 );
 
-/// How one caller is parked at a hub: nowhere, as the driver, or as a waiter. With [`Park::leave`] it is not any more.
+/// How one caller is parked at a hub: nowhere, as the driver, or as a waiter. With [`Park::leave`] it is not any more, which must
+/// come before it is dropped.
 #[derive(Default)]
 pub(crate) struct Park {
-    waiter: Option<Box<Waiter>>,
+    waiter: Option<Arc<Waiter>>,
     driver: bool,
 }
 
-/// A caller in event-listener's list.
+/// A caller in event-listener's list: its waker, and what event-listener wakes in place of that.
 pub(crate) struct Waiter {
-    listener: EventListener,
-    parked: Arc<Parked>,
-}
-
-/// What event-listener wakes in place of the caller's waker.
-pub(crate) struct Parked {
     cell: WakerCell,
+    /// The owner's, who is the [`Park`]. It holds a count of the waiter, until the owner takes it out.
+    listener: UnsafeCell<Option<EventListener>>,
 }
 
-impl Wake for Parked {
+// SAFETY: `listener` is touched through the one `Park` that has the waiter, which is borrowed mutably then; the cell is Sync.
+unsafe impl Sync for Waiter {}
+// SAFETY: a listener may go to another thread, and so may the cell.
+unsafe impl Send for Waiter {}
+
+impl Wake for Waiter {
     fn wake(self: Arc<Self>) {
-        queue::push(queue::Item::Parked(self));
+        queue::push(queue::Item::Waiter(self));
     }
 }
 
@@ -320,28 +332,33 @@ impl Park {
             }
             return;
         }
-        if let Some(waiter) = &mut self.waiter {
-            if !waiter.parked.cell.holds(waker) {
-                waiter.parked.cell.set(waker.clone());
+        let waiter = match &self.waiter {
+            Some(waiter) => {
+                if !waiter.cell.holds(waker) {
+                    waiter.cell.set(waker.clone());
+                }
+                waiter
             }
-            queue::scope(|| waiter.listen(hub));
-            return Self::listed(hub);
-        }
-        // ORDER: AcqRel (H5); either a wake sees DRIVER and goes to the cell, where C1 and C2 order it with us, or
-        // the look that follows sees what the wake's side did.
-        if hub.word.fetch_or(DRIVER, Ordering::AcqRel) & DRIVER == 0 {
-            self.driver = true;
-            hub.driver.set(waker.clone());
-            return;
-        }
-        let parked = Arc::new(Parked {
-            cell: WakerCell::new(),
-        });
-        parked.cell.set(waker.clone());
+            None => {
+                if hub.take_drivers_place() {
+                    self.driver = true;
+                    hub.driver.set(waker.clone());
+                    return;
+                }
+                self.waiter.insert(Arc::new(Waiter {
+                    cell: WakerCell::with(waker.clone()),
+                    listener: UnsafeCell::new(None),
+                }))
+            }
+        };
+        let in_place_of_waker = Waker::from(waiter.clone());
         queue::scope(|| {
-            let listener = hub.waiters.listen();
-            let waiter = self.waiter.insert(Box::new(Waiter { listener, parked }));
-            waiter.listen(hub);
+            // SAFETY: this is the owner's borrow.
+            unsafe {
+                waiter
+                    .listener
+                    .write(|listener| listen(listener, hub, &in_place_of_waker))
+            };
         });
         Self::listed(hub);
     }
@@ -365,21 +382,28 @@ impl Park {
             stack::contain(|| drop(waker));
         }
         if let Some(waiter) = self.waiter.take() {
-            let Waiter { listener, parked } = *waiter;
+            // SAFETY: this was the owner.
+            let listener = unsafe { waiter.listener.write(Option::take) };
             // A notified listener passes its notification on when it is dropped, so this may wake.
             queue::scope(|| drop(listener));
-            stack::contain(|| drop(parked.cell.take()));
+            stack::contain(|| {
+                // With nobody else on its way to it, the waker goes with its cell.
+                if Arc::strong_count(&waiter) > 1 {
+                    drop(waiter.cell.take());
+                }
+                drop(waiter);
+            });
         }
     }
 }
 
-impl Waiter {
-    /// Is in the list when this returns, with [`Parked`] as its waker.
-    fn listen(&mut self, hub: &Hub) {
-        let waker = Waker::from(self.parked.clone());
-        let mut cx = Context::from_waker(&waker);
-        while let Poll::Ready(()) = Pin::new(&mut self.listener).poll(&mut cx) {
-            self.listener = hub.waiters.listen();
+/// A listener is in the hub's list when this returns, with `waker`.
+fn listen(listener: &mut Option<EventListener>, hub: &Hub, waker: &Waker) {
+    loop {
+        let listening = listener.get_or_insert_with(|| hub.waiters.listen());
+        match Pin::new(listening).poll(&mut Context::from_waker(waker)) {
+            Poll::Pending => return,
+            Poll::Ready(()) => *listener = None,
         }
     }
 }
@@ -411,9 +435,18 @@ unsafe impl Send for WakerCell {}
 
 impl WakerCell {
     pub(crate) fn new() -> Self {
+        Self::holding(None)
+    }
+
+    /// A cell with a waker in it.
+    fn with(waker: Waker) -> Self {
+        Self::holding(Some(waker))
+    }
+
+    fn holding(waker: Option<Waker>) -> Self {
         Self {
             state: AtomicUsize::new(FREE),
-            waker: UnsafeCell::new(None),
+            waker: UnsafeCell::new(waker),
         }
     }
 
@@ -477,12 +510,12 @@ impl WakerCell {
 
 /// The wakes of this thread that are to be made once nothing of ours is entered any more.
 pub(crate) mod queue {
-    use super::{Arc, Parked, RefCell, VecDeque, Waker};
+    use super::{Arc, RefCell, VecDeque, Waiter, Waker};
     use crate::stack;
 
     pub(crate) enum Item {
         Waker(Waker),
-        Parked(Arc<Parked>),
+        Waiter(Arc<Waiter>),
     }
 
     struct Wakes {
@@ -545,8 +578,8 @@ pub(crate) mod queue {
                 None => return,
                 // A waker that panics must not keep the others asleep.
                 Some(Item::Waker(waker)) => stack::contain(|| waker.wake()),
-                Some(Item::Parked(parked)) => {
-                    if let Some(waker) = parked.cell.take() {
+                Some(Item::Waiter(waiter)) => {
+                    if let Some(waker) = waiter.cell.take() {
                         stack::contain(|| waker.wake());
                     }
                 }

@@ -2,7 +2,7 @@
 //!
 //! `runs` and `slots` hold what a call gives, `callers` and `spawned` who drives a run and who may
 //! leave it, `fanout` what runs on all cores, `ending` cancellation, deadlines and the end of a
-//! context, `errors` what a caller sees of a failure, `runtimes` what needs tokio. Panics of user
+//! context, `errors` what a caller sees of a failure, `formats` what is printed, `runtimes` what needs tokio. Panics of user
 //! code, cycles and depth have files of their own beside this one.
 #![cfg(not(loom))]
 
@@ -17,6 +17,8 @@ mod errors;
 #[cfg(feature = "tokio")]
 #[path = "contract/fanout.rs"]
 mod fanout;
+#[path = "contract/formats.rs"]
+mod formats;
 #[path = "contract/runs.rs"]
 mod runs;
 #[cfg(feature = "tokio")]

@@ -10,6 +10,7 @@ use futures::future::{BoxFuture, try_join_all};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Mutex};
+use std::task::Poll;
 use support::{Count, Gate, everywhere, now, poll_once, watched, yields};
 use watershed::{Ctx, Task, TaskError, TaskErrorKind};
 
@@ -353,14 +354,15 @@ mod on_a_runtime {
         both_runtimes(|| async {
             let ctx = Ctx::new(App::open(Edge::Run, Edge::Run));
             let (mut shallow, mut above) = (ctx.run(shallow, 1), ctx.run(above, 1));
-            // Both are counted before the first helper goes (on the runtime of one thread): it is the shallow one's.
-            assert!(poll_once(&mut shallow).is_pending());
-            let above = match poll_once(&mut above) {
-                std::task::Poll::Ready(done) => done,
-                std::task::Poll::Pending => above.await,
-            };
-            names(&above.unwrap_err(), &["deep", "calls_deep"]);
-            names(&shallow.await.unwrap_err(), &["deep", "calls_deep"]);
+            // On the runtime of one thread both are counted before the first helper goes, which is the shallow one's.
+            let (polled_shallow, polled_above) = (poll_once(&mut shallow), poll_once(&mut above));
+            for (polled, call) in [(polled_shallow, shallow), (polled_above, above)] {
+                let outcome = match polled {
+                    Poll::Ready(outcome) => outcome,
+                    Poll::Pending => call.await,
+                };
+                names(&outcome.unwrap_err(), &["deep", "calls_deep"]);
+            }
         });
     }
 
@@ -448,7 +450,7 @@ fn a_destructor_of_the_body_that_calls_its_own_task() {
     impl Drop for Calls {
         fn drop(&mut self) {
             let ended = match poll_once(&mut self.0.run(guarded, 1)) {
-                std::task::Poll::Ready(ended) => ended.unwrap_err(),
+                Poll::Ready(ended) => ended.unwrap_err(),
                 std::task::Poll::Pending => panic!("waits for itself"),
             };
             self.0.state().0.lock().unwrap().push(ended.kind());
@@ -549,7 +551,7 @@ fn a_call_that_was_dropped_is_no_edge() {
             let mut to_b = ctx.run(b, n);
             std::future::poll_fn(|cx| {
                 assert!(to_b.poll_unpin(cx).is_pending());
-                std::task::Poll::Ready(())
+                Poll::Ready(())
             })
             .await;
             drop(to_b);
@@ -641,7 +643,7 @@ fn a_run_that_outlives_its_starters_call_is_no_edge() {
                 if polls == 1 {
                     std::task::Poll::Pending
                 } else {
-                    std::task::Poll::Ready(())
+                    Poll::Ready(())
                 }
             })
             .await;
