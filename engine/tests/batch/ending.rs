@@ -207,7 +207,7 @@ fn the_last_handle_ends_a_batch() {
         });
         let mut pages = Box::pin(join_all(keys.into_iter().map(|k| {
             let ctx = ctx.clone();
-            Box::pin(async move { ctx.run(page, k).await.map(|n| *n) })
+            Box::pin(async move { ctx.run(page, k).await.copied() })
         })));
         assert!(poll_once(&mut pages).is_pending());
         assert!(poll_once(&mut pages).is_pending());

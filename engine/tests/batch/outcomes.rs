@@ -140,7 +140,7 @@ fn a_key_may_fail_alone() {
         keys: Vec<u64>,
     ) -> Result<Vec<(u64, Result<u64, String>)>, TaskError> {
         let half = |k: u64| {
-            if k % 2 == 0 {
+            if k.is_multiple_of(2) {
                 Ok(k / 2)
             } else {
                 Err(format!("{k} is odd"))
