@@ -31,6 +31,8 @@
 //! # Ok::<(), TaskError>(()) }).unwrap();
 //! ```
 //!
+//! Rows that are asked for one by one in many places are fetched together, without a timer: [`Ctx::load`].
+//!
 //! # What it promises
 //! * **One run.** Same task, equal input, same context: one run, and every caller gets the same `&T` or the same error.
 //! * **Nobody stalls anybody.** The run belongs to no caller: one that is dropped, or alive and never polled again, leaves it to the others. The last
@@ -59,6 +61,7 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod batch;
 mod context;
 mod cycle;
 mod error;
@@ -81,6 +84,7 @@ mod task;
 mod trace;
 mod wake;
 
+pub use batch::{Batch, Load, LoadMany};
 pub use context::{Builder, Cancelled, Ctx};
 pub use error::{BoxError, TaskError, TaskErrorKind};
 pub use held::Held;

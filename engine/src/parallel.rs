@@ -680,7 +680,7 @@ mod helpers {
                     // CANCEL: dropped here, the fan leaves every call.
                     return Some(Poll::Pending);
                 }
-                if let Err(error) = caller.core.check_wait(calls[0].slot().name()) {
+                if let Err(error) = caller.core.check_wait(|| calls[0].slot().name()) {
                     return Some(Poll::Ready(Err(error)));
                 }
                 if !self.waker.holds(cx.waker()) {

@@ -182,6 +182,17 @@ impl Hub {
             && self.word.fetch_or(DRIVER, Ordering::AcqRel) & DRIVER == 0
     }
 
+    /// Registers `waker` as the driver's, for a hub at which nobody parks: whoever follows it comes by this way, with wakers of
+    /// one kind. The caller looks at the slot again after this.
+    pub(crate) fn follow(&self, waker: Waker) {
+        // ORDER: AcqRel (H5); as in `Park::register`. DRIVER stays.
+        self.word.fetch_or(DRIVER, Ordering::AcqRel);
+        if !self.driver.holds(&waker) {
+            // Two at once: the second finds the cell taken, and wakes.
+            self.driver.set(waker);
+        }
+    }
+
     fn notify(&self, word: usize) {
         if word & (WAITERS | DRIVER) == 0 {
             return;
