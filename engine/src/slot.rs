@@ -801,7 +801,20 @@ impl SlotPtr {
     /// S14: puts in the value that `write` writes, for callers whose body only waits for it; or S13, if nobody is left. False if
     /// somebody holds the claim, or if it is over.
     pub(crate) fn deliver(self, core: CorePtr, write: impl FnOnce()) -> bool {
-        let claimed = self.claim_delivery(core, || true) || self.claim_prime();
+        if self.claim_delivery(core, || true) {
+            let claim = Claim {
+                slot: self,
+                core,
+                counted: false,
+            };
+            write();
+            if core.is_observed() {
+                observe::finish(core, self, None);
+            }
+            claim.publish(DONE);
+            return true;
+        }
+        let claimed = self.claim_prime();
         if claimed {
             self.publish_primed(core, write);
         }

@@ -10,8 +10,8 @@
 //! # What is checked
 //! * **Every result.** A value is a function of its key alone, whichever batch it came in. An error comes only where a batch failed that had
 //!   one of the keys below, or after the context's end.
-//! * **What is asked.** Nobody's key; no key twice in a batch; no more than the limit; a key again only if it was forgotten, or its batch ended
-//!   without it: it was dropped, or its last caller left.
+//! * **What is asked.** Nobody's key; no key twice in a batch; no more than the limit; a key again only if it was forgotten, or its batch was
+//!   dropped, or failed when nobody waited for that key. A key whose callers left while its batch goes on for others is not asked for again.
 //! * **The end.** When nothing is woken and no event is left, no waiter is unfinished, but for those that the schedule never polls again: they
 //!   stall nobody. After the context is gone no body and no value is left.
 
@@ -19,7 +19,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::panic::resume_unwind;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
@@ -131,9 +131,9 @@ impl Event {
 enum Asked {
     UnderWay,
     Done,
-    /// It is kept by those of its keys whose callers have seen it.
+    /// Kept, for the key has callers.
     Failed,
-    /// Dropped unfinished.
+    /// Dropped unfinished, or failed when the key had no callers.
     Dropped,
 }
 
@@ -142,9 +142,14 @@ enum Asked {
 struct Known {
     /// Calls for it that wait.
     callers: usize,
+    /// How often it was forgotten.
+    forgotten: usize,
+    /// Those of the callers that parked after it was forgotten last: the others wait for what nobody finds any more, or have perhaps not come to
+    /// this key yet.
+    parked: usize,
     /// Its last batch.
     asked: Option<(usize, Asked)>,
-    /// How often it may be asked for again: for each time that it was forgotten, or its last caller left.
+    /// How often it may be asked for again: once for each time that it was forgotten.
     again: usize,
 }
 
@@ -229,13 +234,29 @@ impl World {
 struct Waits<'a> {
     world: &'a World,
     key: (usize, u64),
+    /// How often the key had been forgotten when the call parked.
+    parked: Option<usize>,
 }
 
 impl<'a> Waits<'a> {
     fn new(world: &'a World, function: usize, key: u64) -> Self {
         let key = (function, key);
         world.book(|book| book.keys.entry(key).or_default().callers += 1);
-        Self { world, key }
+        Self {
+            world,
+            key,
+            parked: None,
+        }
+    }
+
+    fn park(&mut self) {
+        if self.parked.is_none() {
+            self.parked = Some(self.world.book(|book| {
+                let known = book.keys.entry(self.key).or_default();
+                known.parked += 1;
+                known.forgotten
+            }));
+        }
     }
 }
 
@@ -244,11 +265,22 @@ impl Drop for Waits<'_> {
         self.world.book(|book| {
             let known = book.keys.entry(self.key).or_default();
             known.callers -= 1;
-            if known.callers == 0 && known.asked.is_none_or(|(_, how)| how != Asked::Done) {
-                known.again += 1;
-            }
+            known.parked -= usize::from(self.parked == Some(known.forgotten));
         });
     }
+}
+
+/// Awaits `call`, and says of each of its keys that it waits.
+async fn waiting<T>(mut waits: Vec<Waits<'_>>, call: impl Future<Output = T>) -> T {
+    let mut call = pin!(call);
+    poll_fn(|cx| {
+        let polled = call.as_mut().poll(cx);
+        if polled.is_pending() {
+            waits.iter_mut().for_each(Waits::park);
+        }
+        polled
+    })
+    .await
 }
 
 /// A batch under way.
@@ -314,7 +346,10 @@ impl Drop for Run<'_> {
                 if let Some((number, asked)) = &mut known.asked
                     && *number == self.number
                 {
-                    *asked = how;
+                    *asked = match how {
+                        Asked::Failed if known.parked == 0 => Asked::Dropped,
+                        how => how,
+                    };
                 }
             }
         });
@@ -338,13 +373,12 @@ type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T, TaskError>> + Send + '
 /// The number of what there is for a key.
 fn load(ctx: &Ctx<World>, function: usize, key: u64) -> Boxed<'_, Option<u64>> {
     Box::pin(async move {
-        let waits = Waits::new(ctx.state(), function, key);
+        let waits = vec![Waits::new(ctx.state(), function, key)];
         let loaded = match function {
-            0 => ctx.load(zero, key).await,
-            1 => ctx.load(one, key).await,
-            _ => ctx.load(two, key).await,
+            0 => waiting(waits, ctx.load(zero, key)).await,
+            1 => waiting(waits, ctx.load(one, key)).await,
+            _ => waiting(waits, ctx.load(two, key)).await,
         };
-        drop(waits);
         Ok(loaded?.map(|value| value.number))
     })
 }
@@ -356,16 +390,15 @@ fn load_many<'a>(
 ) -> Boxed<'a, Vec<Option<u64>>> {
     let keys = keys.to_vec();
     Box::pin(async move {
-        let waits: Vec<_> = keys
+        let waits = keys
             .iter()
             .map(|key| Waits::new(ctx.state(), function, *key))
             .collect();
         let loaded = match function {
-            0 => ctx.load_many(zero, keys).await,
-            1 => ctx.load_many(one, keys).await,
-            _ => ctx.load_many(two, keys).await,
+            0 => waiting(waits, ctx.load_many(zero, keys)).await,
+            1 => waiting(waits, ctx.load_many(one, keys)).await,
+            _ => waiting(waits, ctx.load_many(two, keys)).await,
         };
-        drop(waits);
         let numbers = |value: Option<&Value>| value.map(|value| value.number);
         Ok(loaded?.into_iter().map(numbers).collect())
     })
@@ -685,7 +718,12 @@ fn schedule(ctx: &Ctx<World>, bytes: &mut Bytes<'_>, trace: bool) -> Result<Stat
                     println!("forget {function}/{key}: {forgot}");
                 }
                 if forgot {
-                    world.book(|book| book.keys.entry((function, key)).or_default().again += 1);
+                    world.book(|book| {
+                        let known = book.keys.entry((function, key)).or_default();
+                        known.again += 1;
+                        known.forgotten += 1;
+                        known.parked = 0;
+                    });
                 }
             }
             14 => {

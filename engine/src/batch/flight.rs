@@ -15,7 +15,8 @@
 //! | F3 | a key's body, polled | drives the run (S1, S3), or makes sure that the flight's waker is registered, looks again and waits (S4) |
 //! | F4 | the run, when the function is ready | finds each value's key; then puts the values into the keys' slots (S14), as far as nobody polls them; then S7 |
 //! | F5 | a key's body that sees DONE or FAILED, whoever launched | takes its value; or puts the error into all the keys' slots (S14) |
-//! | F6 | a key's body that is dropped | takes back its edge, then its count (S8, S9) |
+//! | F6 | a key's body that is dropped | takes back its edge, then its count (S8, S9), and says where its key is, for B7 |
+//! | F7 | a key's body that comes to a batch under way again (B7) | its edge, with a search; then S2, if anybody else is counted: else the run is being dropped |
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -29,7 +30,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use super::turn::{Place, collector};
 use super::{Batch, id};
 use crate::context::{CorePtr, Ctx, Fake, New};
-use crate::cycle::{EdgeCell, forget_starter};
+use crate::cycle::{self, EdgeCell, EdgePtr, forget_starter};
 use crate::error::{BoxError, TaskError};
 use crate::slot::{Attempt, Slot, SlotPtr, Start, input, write_at};
 use crate::stack;
@@ -102,6 +103,16 @@ impl<V> Member<V> {
 unsafe impl<V: Send + Sync> Sync for Flight<V> {}
 // SAFETY: as above.
 unsafe impl<V: Send + Sync> Send for Flight<V> {}
+
+/// What became of coming to a batch again (F7).
+pub(super) enum Rejoin {
+    /// The key's body waits for the run, or takes its value if that is over already.
+    Joined(Option<EdgePtr>),
+    /// The run waits for the body.
+    Cycle(TaskError),
+    /// There is nothing to wait for.
+    No,
+}
 
 /// A batch that was taken out of its collector, to be launched.
 #[must_use]
@@ -269,6 +280,43 @@ impl<V: Send + Sync + 'static> Flight<V> {
         }
     }
 
+    /// Neither over nor given up by the last who waited.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.run().is_some_and(|run| {
+            let w = run.look();
+            !w.is_terminal() && !w.is_closed() && w.callers() > 0
+        })
+    }
+
+    /// F7: the key with this number is waited for again, by a new body of its slot.
+    pub(super) fn rejoin(&self, at: usize, core: CorePtr) -> Rejoin {
+        let Some(run) = self.run() else {
+            return Rejoin::No;
+        };
+        let member = &self.members()[at];
+        loop {
+            let w = run.look();
+            if w.is_done() {
+                // The run found this body being polled, so the value is in the flight.
+                return Rejoin::Joined(None);
+            }
+            if w.is_terminal() || w.is_closed() || w.callers() == 0 {
+                return Rejoin::No;
+            }
+            let edge = match cycle::join(core, member.slot, run, w) {
+                Ok(edge) => edge,
+                Err(error) => return Rejoin::Cycle(error),
+            };
+            if run.join(w) {
+                // ORDER: Relaxed; see `spread`.
+                member.gone.store(false, Relaxed);
+                return Rejoin::Joined(Some(edge));
+            }
+            // Judged by a state that has passed.
+            cycle::leave(core, edge);
+        }
+    }
+
     /// F5, after DONE was seen.
     fn take(&self, at: usize) -> Option<V> {
         // SAFETY: the run wrote it before S7, and does not write again.
@@ -372,7 +420,10 @@ where
             };
             let may_be_parked = slot.has_hub();
             let member = Member::new(slot, cx.waker().clone());
-            let (place, launched) = collector::<B, S, K>(&this.ctx).put(core, key, member);
+            let (place, launched) = match collector::<B, S, K>(&this.ctx).put(core, key, member) {
+                Ok(put) => put,
+                Err(error) => return Poll::Ready(Err(OfBatch(error))),
+            };
             this.state = KeyState::Waits(place);
             for launched in launched.into_iter().flatten() {
                 launched.launch(core, cx.waker());
@@ -382,7 +433,7 @@ where
                 cx.waker().wake_by_ref();
             }
         }
-        let KeyState::Waits(place) = &this.state else {
+        let KeyState::Waits(place) = &mut this.state else {
             panic!("a key's body was polled after it was ready");
         };
         let Some(run) = place.flight.run() else {
@@ -390,6 +441,9 @@ where
         };
         if place.flight.fly(run, core, cx.waker()).is_pending() {
             return Poll::Pending;
+        }
+        if let Some(edge) = place.edge.take() {
+            cycle::leave(core, edge);
         }
         let outcome = if run.look().is_done() {
             Ok(place.flight.take(place.at))
@@ -408,15 +462,20 @@ where
     K: Input,
 {
     fn drop(&mut self) {
-        let KeyState::Waits(place) = std::mem::replace(&mut self.state, KeyState::Over) else {
+        let KeyState::Waits(mut place) = std::mem::replace(&mut self.state, KeyState::Over) else {
             return;
         };
+        let core = self.ctx.core();
+        if let Some(edge) = place.edge.take() {
+            cycle::leave(core, edge);
+        }
         // CANCEL: the last caller of this key is gone, or the context is closed.
         if place.flight.run().is_none() && collector::<B, S, K>(&self.ctx).leave(&place) {
             return;
         }
-        if let Some(run) = place.flight.run() {
-            place.flight.leave(place.at, run, self.ctx.core());
+        if let (Some(run), Some(slot)) = (place.flight.run(), self.ctx.body()) {
+            place.flight.leave(place.at, run, core);
+            collector::<B, S, K>(&self.ctx).drift(core, slot, place);
         }
     }
 }

@@ -11,8 +11,9 @@
 //! | B4 | a key's body that fills the batch (B1) | launches it | nobody can add to it |
 //! | B5 | a key's body that is dropped before B3 | marks its key as left; the batch is not open any more if it was the last | nobody wants it |
 //! | B6 | `forget_loaded` | marks the slot DEAD and the open batch sealed; the next B1 launches that and opens another | the same key may come again, and a batch has it once |
+//! | B7 | a key's body, first poll, whose key is in a batch under way that its earlier callers have all left (F6) | waits for that batch again, as one of its callers, instead of B1 | a key in flight is joined, not asked for again |
 //!
-//! B1, B3, B5 and B6 are under the collector's lock, under which there is no user code; it is taken before the wait graph's. So a key is in an open batch,
+//! B1, B3, B5, B6 and B7 are under the collector's lock, under which there is no user code; it is taken before the wait graph's. So a key is in an open batch,
 //! or its body sees the flight that has it, and a number that was closed does not come back.
 //!
 //! # Every caller asks for its own second poll
@@ -32,9 +33,11 @@
 use std::marker::PhantomData;
 use std::task::{Context, Waker};
 
-use super::flight::{Flight, Launched, Member};
+use super::flight::{Flight, Launched, Member, Rejoin};
 use super::{Batch, OfBatch, id};
 use crate::context::{CorePtr, Ctx};
+use crate::cycle::EdgePtr;
+use crate::error::TaskError;
 use crate::slot::{SlotPtr, value_at};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, lock};
@@ -59,6 +62,15 @@ struct State<K, V> {
     /// The number of the newest batch.
     newest: u64,
     open: Option<Open<K, V>>,
+    /// Keys of batches under way whose bodies are gone (F6), and some of batches that have ended since.
+    adrift: Vec<Adrift<V>>,
+}
+
+/// A key that a batch under way fetches for nobody.
+struct Adrift<V> {
+    slot: SlotPtr,
+    flight: Arc<Flight<V>>,
+    at: usize,
 }
 
 /// A batch that gathers.
@@ -81,13 +93,16 @@ pub(super) struct Place<V> {
     pub(super) number: u64,
     /// The number of the key in it.
     pub(super) at: usize,
+    /// To the run, if the key's body came back to it (B7).
+    pub(super) edge: Option<EdgePtr>,
 }
 
 /// A batch to launch, out of the lock.
 type ToLaunch<K, V> = Option<Launched<K, V>>;
 
-/// What putting a key in comes to: the key's place, and the batch before if it was sealed, and this one if it is full.
-type Put<K, V> = (Place<V>, [ToLaunch<K, V>; 2]);
+/// What putting a key in comes to: the key's place, and the batch before if it was sealed, and this one if it is full. Or that the batch
+/// which fetches the key already waits for this body.
+type Put<K, V> = Result<(Place<V>, [ToLaunch<K, V>; 2]), TaskError>;
 
 /// The collector of a batch function; made if there is none.
 pub(super) fn collector<B, S, K>(ctx: &Ctx<S>) -> &Collector<B, S, K>
@@ -102,6 +117,7 @@ where
         state: Mutex::new(State {
             newest: 0,
             open: None,
+            adrift: Vec::new(),
         }),
         most: core.max_batch(id::<B, S, K>()),
         types: PhantomData,
@@ -126,9 +142,38 @@ where
     B: Batch<S, K>,
     K: Input,
 {
-    /// B1: puts a key in. Also what is to be launched: the batch before, if it was sealed, and this one, if it is full.
+    /// B1: puts a key in. Also what is to be launched: the batch before, if it was sealed, and this one, if it is full. Or B7.
     pub(super) fn put(&self, core: CorePtr, key: K, member: Member<B::Value>) -> Put<K, B::Value> {
         let mut state = lock(&self.state);
+        if !state.adrift.is_empty() {
+            let found = state.adrift.iter().position(|it| it.slot == member.slot);
+            // An `Adrift` may be the last to have values: it is dropped outside the lock, and so is the key.
+            let was = found.map(|at| state.adrift.swap_remove(at));
+            if let Some(was) = was {
+                match was.flight.rejoin(was.at, core) {
+                    Rejoin::No => {
+                        drop(state);
+                        drop(was);
+                        return self.put(core, key, member);
+                    }
+                    Rejoin::Cycle(error) => {
+                        state.adrift.push(was);
+                        drop(state);
+                        return Err(error);
+                    }
+                    Rejoin::Joined(edge) => {
+                        drop(state);
+                        let place = Place {
+                            flight: was.flight,
+                            number: 0,
+                            at: was.at,
+                            edge,
+                        };
+                        return Ok((place, [None, None]));
+                    }
+                }
+            }
+        }
         let sealed = match &state.open {
             Some(open) if open.sealed => self.take(core, &mut state),
             _ => None,
@@ -154,6 +199,7 @@ where
             flight: open.flight.clone(),
             number: open.number,
             at: open.members.len(),
+            edge: None,
         };
         open.keys.push(key);
         open.members.push(member);
@@ -164,7 +210,27 @@ where
             None
         };
         drop(state);
-        (place, [sealed, full])
+        Ok((place, [sealed, full]))
+    }
+
+    /// F6, the end of it: the key at this place is being fetched for nobody, unless somebody comes again.
+    pub(super) fn drift(&self, core: CorePtr, slot: SlotPtr, place: Place<B::Value>) {
+        if core.is_closed() || !place.flight.is_under_way() {
+            return;
+        }
+        let mut state = lock(&self.state);
+        let ended: Vec<_> = state
+            .adrift
+            .extract_if(.., |it| !it.flight.is_under_way())
+            .collect();
+        state.adrift.push(Adrift {
+            slot,
+            flight: place.flight,
+            at: place.at,
+        });
+        drop(state);
+        // May have values, which are dropped outside the lock.
+        drop(ended);
     }
 
     /// Closes the open batch and makes its flight ready, under the lock: from here on its keys' bodies see the run.
