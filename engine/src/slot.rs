@@ -440,6 +440,19 @@ impl Slot {
         }
     }
 
+    /// S12, for what a batch fetches although there is no body any more.
+    pub(crate) fn forget_left(&self) -> bool {
+        loop {
+            let w = self.look();
+            if w.is_dead() {
+                return false;
+            }
+            if self.change(w, w.0 | DEAD) {
+                return true;
+            }
+        }
+    }
+
     pub(crate) fn name(&self) -> &'static str {
         (self.meta.name)()
     }

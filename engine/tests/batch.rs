@@ -1,7 +1,7 @@
 //! Batches: what the contract says of [`Ctx::load`](watershed::Ctx::load), each line a test.
 //!
 //! `gathering`: which keys go together, and when; `outcomes`: what comes of them; `leaving`: callers that go, or are kept and not polled;
-//! `ending`: cycles, the end of the context, depth. The state counts what the functions were asked for.
+//! `ending`: cycles, the end of the context, depth; `observed`: what observers and the report have of them. The state counts what the functions were asked for.
 #![cfg(all(not(loom), feature = "tokio"))]
 
 mod support;
@@ -12,6 +12,8 @@ mod ending;
 mod gathering;
 #[path = "batch/leaving.rs"]
 mod leaving;
+#[path = "batch/observed.rs"]
+mod observed;
 #[path = "batch/outcomes.rs"]
 mod outcomes;
 

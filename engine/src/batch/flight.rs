@@ -32,6 +32,7 @@ use super::{Batch, id};
 use crate::context::{CorePtr, Ctx, Fake, New};
 use crate::cycle::{self, EdgeCell, EdgePtr, forget_starter};
 use crate::error::{BoxError, TaskError};
+use crate::observe;
 use crate::slot::{Attempt, Slot, SlotPtr, Start, input, write_at};
 use crate::stack;
 use crate::sync::atomic::{AtomicPtr, Ordering};
@@ -154,6 +155,9 @@ impl<V: Send + Sync + 'static> Flight<V> {
         let flight = this.clone();
         let asked = Asked(Mutex::new(Some(Cargo { flight, keys })));
         let new = core.new_private(fetch::<B, S, K>, asked, wanted);
+        if core.is_observed() {
+            observe::is_batch(new.slot(), wanted);
+        }
         // SAFETY: nobody reads it before `run` is published below.
         unsafe { this.members.write(|place| *place = members) };
         if this.lone().is_none() {
@@ -203,7 +207,11 @@ impl<V: Send + Sync + 'static> Flight<V> {
                 body: Some(slot),
                 others: false,
             },
-            None => Start::Helper(None),
+            // Named as who started it; all have their edges.
+            None => {
+                let first = self.members().iter().find(|member| !member.left);
+                Start::Helper(first.map(|member| member.slot))
+            }
         }
     }
 
@@ -280,12 +288,14 @@ impl<V: Send + Sync + 'static> Flight<V> {
         }
     }
 
-    /// Neither over nor given up by the last who waited.
-    pub(super) fn is_under_way(&self) -> bool {
-        self.run().is_some_and(|run| {
-            let w = run.look();
-            !w.is_terminal() && !w.is_closed() && w.callers() > 0
-        })
+    /// Whether who comes for the key with this number may get it here: the run is neither over nor given up, or it has left the value here since
+    /// nobody was there.
+    pub(super) fn may_have(&self, at: usize) -> bool {
+        !self.members()[at].is_delivered()
+            && self.run().is_some_and(|run| {
+                let w = run.look();
+                w.is_done() || !w.is_terminal() && !w.is_closed() && w.callers() > 0
+            })
     }
 
     /// F7: the key with this number is waited for again, by a new body of its slot.
@@ -297,7 +307,7 @@ impl<V: Send + Sync + 'static> Flight<V> {
         loop {
             let w = run.look();
             if w.is_done() {
-                // The run found this body being polled, so the value is in the flight.
+                // The run found the old body being dropped, or this one being polled: so it has left the value here, if there is one.
                 return Rejoin::Joined(None);
             }
             if w.is_terminal() || w.is_closed() || w.callers() == 0 {
@@ -730,7 +740,7 @@ const NONE: usize = usize::MAX;
 
 /// A hash is not hashed again.
 #[derive(Default)]
-struct AsItIs(u64);
+pub(super) struct AsItIs(u64);
 
 impl Hasher for AsItIs {
     fn write(&mut self, _: &[u8]) {

@@ -10,7 +10,7 @@
 //! | B3 | a caller that is polled again, the number still open | takes the batch out and launches it (`flight.rs`) | |
 //! | B4 | a key's body that fills the batch (B1) | launches it | nobody can add to it |
 //! | B5 | a key's body that is dropped before B3 | marks its key as left; the batch is not open any more if it was the last | nobody wants it |
-//! | B6 | `forget_loaded` | marks the slot DEAD and the open batch sealed; the next B1 launches that and opens another | the same key may come again, and a batch has it once |
+//! | B6 | `forget_loaded` | marks the slot DEAD (EMPTY too, if a batch under way fetches the key for nobody) and the open batch sealed; the next B1 launches that and opens another | the same key may come again, and a batch has it once |
 //! | B7 | a key's body, first poll, whose key is in a batch under way that its earlier callers have all left (F6) | waits for that batch again, as one of its callers, instead of B1 | a key in flight is joined, not asked for again |
 //!
 //! B1, B3, B5, B6 and B7 are under the collector's lock, under which there is no user code; it is taken before the wait graph's. So a key is in an open batch,
@@ -30,10 +30,12 @@
 //! Executors poll what was woken in the order of the wakes. When a caller that wakes itself is polled again, whatever was awake with it
 //! has been polled, and has asked for its keys, or waits for something else.
 
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::marker::PhantomData;
 use std::task::{Context, Waker};
 
-use super::flight::{Flight, Launched, Member, Rejoin};
+use super::flight::{AsItIs, Flight, Launched, Member, Rejoin};
 use super::{Batch, OfBatch, id};
 use crate::context::{CorePtr, Ctx};
 use crate::cycle::EdgePtr;
@@ -62,8 +64,11 @@ struct State<K, V> {
     /// The number of the newest batch.
     newest: u64,
     open: Option<Open<K, V>>,
-    /// Keys of batches under way whose bodies are gone (F6), and some of batches that have ended since.
-    adrift: Vec<Adrift<V>>,
+    /// Keys of batches under way whose bodies are gone (F6), by their slots' hashes; and some of batches that have ended since. (Of two with one hash
+    /// the later: the other is forgotten, or it is asked for again.)
+    adrift: HashMap<u64, Adrift<V>, BuildHasherDefault<AsItIs>>,
+    /// With so many of them, those that have ended are looked for.
+    sweep: usize,
 }
 
 /// A key that a batch under way fetches for nobody.
@@ -71,6 +76,16 @@ struct Adrift<V> {
     slot: SlotPtr,
     flight: Arc<Flight<V>>,
     at: usize,
+}
+
+impl<K, V> State<K, V> {
+    fn take_adrift(&mut self, slot: SlotPtr) -> Option<Adrift<V>> {
+        let there = self.adrift.get(&slot.hash)?;
+        if there.slot != slot {
+            return None;
+        }
+        self.adrift.remove(&slot.hash)
+    }
 }
 
 /// A batch that gathers.
@@ -117,7 +132,8 @@ where
         state: Mutex::new(State {
             newest: 0,
             open: None,
-            adrift: Vec::new(),
+            adrift: HashMap::default(),
+            sweep: 16,
         }),
         most: core.max_batch(id::<B, S, K>()),
         types: PhantomData,
@@ -146,10 +162,9 @@ where
     pub(super) fn put(&self, core: CorePtr, key: K, member: Member<B::Value>) -> Put<K, B::Value> {
         let mut state = lock(&self.state);
         if !state.adrift.is_empty() {
-            let found = state.adrift.iter().position(|it| it.slot == member.slot);
-            // An `Adrift` may be the last to have values: it is dropped outside the lock, and so is the key.
-            let was = found.map(|at| state.adrift.swap_remove(at));
-            if let Some(was) = was {
+            // It may be the last to have values: it is dropped outside the lock, and so is the key.
+            let slot = member.slot;
+            if let Some(was) = state.take_adrift(slot) {
                 match was.flight.rejoin(was.at, core) {
                     Rejoin::No => {
                         drop(state);
@@ -157,7 +172,7 @@ where
                         return self.put(core, key, member);
                     }
                     Rejoin::Cycle(error) => {
-                        state.adrift.push(was);
+                        state.adrift.insert(slot.hash, was);
                         drop(state);
                         return Err(error);
                     }
@@ -215,22 +230,22 @@ where
 
     /// F6, the end of it: the key at this place is being fetched for nobody, unless somebody comes again.
     pub(super) fn drift(&self, core: CorePtr, slot: SlotPtr, place: Place<B::Value>) {
-        if core.is_closed() || !place.flight.is_under_way() {
+        if core.is_closed() || !place.flight.may_have(place.at) {
             return;
         }
         let mut state = lock(&self.state);
-        let ended: Vec<_> = state
-            .adrift
-            .extract_if(.., |it| !it.flight.is_under_way())
-            .collect();
-        state.adrift.push(Adrift {
-            slot,
-            flight: place.flight,
-            at: place.at,
-        });
+        let mut ended = Vec::new();
+        if state.adrift.len() >= state.sweep {
+            let over = |_: &u64, it: &mut Adrift<_>| !it.flight.may_have(it.at);
+            ended.extend(state.adrift.extract_if(over));
+            state.sweep = 2 * state.adrift.len() + 16;
+        }
+        let flight = place.flight;
+        let at = place.at;
+        let same = state.adrift.insert(slot.hash, Adrift { slot, flight, at });
         drop(state);
-        // May have values, which are dropped outside the lock.
-        drop(ended);
+        // These may have values, which are dropped outside the lock.
+        drop((ended, same));
     }
 
     /// Closes the open batch and makes its flight ready, under the lock: from here on its keys' bodies see the run.
@@ -270,11 +285,17 @@ where
     /// B6.
     pub(super) fn forget(&self, slot: SlotPtr) -> bool {
         let mut state = lock(&self.state);
-        let forgot = slot.forget();
+        let was = state.take_adrift(slot);
+        let forgot = match &was {
+            Some(was) if was.flight.may_have(was.at) => slot.forget_left(),
+            _ => slot.forget(),
+        };
         if let (true, Some(open)) = (forgot, &mut state.open) {
             open.sealed = true;
         }
         drop(state);
+        // It may be the last to have values.
+        drop(was);
         forgot
     }
 }

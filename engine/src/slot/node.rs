@@ -123,10 +123,10 @@ where
     unsafe { place.cast::<F::Value>().write(value) };
 }
 
-/// As [`write`], for a task whose type cannot be named.
+/// As [`write()`], for a task whose type cannot be named.
 ///
 /// # Safety
-/// As for [`write`].
+/// As for [`write()`].
 pub(crate) unsafe fn write_at<S, F, In>(slot: SlotPtr, task: F, value: F::Value)
 where
     S: Send + Sync + 'static,

@@ -55,7 +55,7 @@ fn futures_unordered_asks_once() {
         while let Some(value) = all.next().await {
             sum += value.unwrap().unwrap();
         }
-        assert_eq!(sum, (0..100).map(|k| k * k).sum());
+        assert_eq!(sum, (0..100).map(|k| k * k).sum::<u64>());
         assert_eq!(ctx.state().asked().len(), 1);
     });
 }

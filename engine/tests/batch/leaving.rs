@@ -81,6 +81,106 @@ fn a_caller_dropped_in_flight_shrinks_nothing() {
     );
 }
 
+/// A key in flight is joined, also when those who asked for it have left, and the batch goes on for others.
+#[test]
+fn a_key_in_flight_that_was_left_is_joined_again() {
+    let ctx = ctx();
+    let mut left = ctx.load(gated, 1);
+    let mut other = ctx.load(gated, 2);
+    assert!(poll_once(&mut left).is_pending());
+    assert!(poll_once(&mut other).is_pending());
+    assert!(poll_once(&mut other).is_pending(), "it sends both");
+    drop(left);
+    let (woken, waker) = CountingWaker::pair();
+    let mut again = ctx.load(gated, 1);
+    for _ in 0..3 {
+        assert!(poll_with(&mut again, &waker).is_pending());
+    }
+    assert_eq!(ctx.state().asked(), [[1, 2]]);
+    let before = woken.wakes();
+    ctx.state().gate.open();
+    assert!(woken.wakes() > before, "it is one of the batch's callers");
+    let Poll::Ready(again) = poll_with(&mut again, &waker) else {
+        panic!("it drives the batch")
+    };
+    assert_eq!(again.unwrap().unwrap().number, 1);
+    assert!(poll_once(&mut other).is_ready());
+    assert!(ctx.state().asked().is_empty());
+}
+
+/// It counts for the batch as it did before it left.
+#[test]
+fn who_comes_back_keeps_the_batch_and_takes_it_along() {
+    let ctx = ctx();
+    let mut both: Vec<_> = [1, 2].map(|k| ctx.load(gated, k)).into();
+    for _ in 0..2 {
+        both.iter_mut()
+            .for_each(|one| assert!(poll_once(one).is_pending()));
+    }
+    drop(both.remove(0));
+    let mut again = ctx.load(gated, 1);
+    assert!(poll_once(&mut again).is_pending());
+    drop(both);
+    assert_eq!(ctx.state().bodies.live(), 1, "it is wanted");
+    drop(again);
+    assert_eq!(ctx.state().bodies.live(), 0);
+    assert_eq!(ctx.state().asked(), [[1, 2]]);
+}
+
+/// Many times, so that what is remembered of left keys is swept; and the values come to those who come in the end.
+#[test]
+fn keys_that_are_left_and_asked_for_again_many_times_are_asked_for_once() {
+    let ctx = ctx();
+    let mut stays = ctx.load(gated, 1_000);
+    let call = |k| {
+        let mut call = ctx.load(gated, k);
+        assert!(poll_once(&mut call).is_pending());
+        call
+    };
+    let calls: Vec<_> = (0..200).map(call).collect();
+    assert!(poll_once(&mut stays).is_pending());
+    assert!(poll_once(&mut stays).is_pending());
+    drop(calls);
+    for _ in 0..3 {
+        drop((0..200).map(call).collect::<Vec<_>>());
+    }
+    let last: Vec<_> = (0..200).map(call).collect();
+    assert_eq!(ctx.state().asked().len(), 1);
+    ctx.state().gate.open();
+    assert!(poll_once(&mut stays).is_ready());
+    for (mut call, k) in last.into_iter().zip(0..) {
+        let Poll::Ready(value) = poll_once(&mut call) else {
+            panic!("it is there")
+        };
+        assert_eq!(value.unwrap().unwrap().number, k);
+    }
+    assert!(ctx.state().asked().is_empty());
+}
+
+async fn fails(ctx: Ctx<App>, keys: Vec<u64>) -> Result<Vec<(u64, u64)>, String> {
+    ctx.state().ask(&keys);
+    ctx.state().gate.passed().await;
+    Err("no".to_owned())
+}
+
+#[test]
+fn who_comes_back_gets_the_failure_and_it_is_kept() {
+    let ctx = ctx();
+    let mut left = ctx.load(fails, 1);
+    let mut other = ctx.load(fails, 2);
+    assert!(poll_once(&mut left).is_pending());
+    assert!(poll_once(&mut other).is_pending());
+    assert!(poll_once(&mut other).is_pending());
+    drop(left);
+    let mut again = ctx.load(fails, 1);
+    assert!(poll_once(&mut again).is_pending());
+    ctx.state().gate.open();
+    assert!(poll_once(&mut other).is_ready());
+    assert!(matches!(poll_once(&mut again), Poll::Ready(Err(_))));
+    assert!(ctx.load(fails, 1).wait().is_err());
+    assert_eq!(ctx.state().asked(), [[1, 2]]);
+}
+
 #[test]
 fn the_last_caller_takes_the_batch_along() {
     let ctx = ctx();

@@ -207,7 +207,7 @@ async fn first_fails(ctx: Ctx<App>, keys: Vec<u64>) -> Result<Vec<(u64, u64)>, S
 }
 
 #[test]
-fn a_failure_is_not_that_of_a_key_that_left_the_batch_and_is_in_another() {
+fn a_failure_is_not_that_of_a_key_that_was_forgotten_and_is_in_another_batch() {
     let ctx = ctx();
     let mut other = ctx.load(first_fails, 2);
     let mut leaves = ctx.load(first_fails, 1);
@@ -216,6 +216,8 @@ fn a_failure_is_not_that_of_a_key_that_left_the_batch_and_is_in_another() {
     }
     assert!(poll_once(&mut other).is_pending());
     drop(leaves);
+    assert!(ctx.forget_loaded(first_fails, &1), "it is under way");
+    assert!(!ctx.forget_loaded(first_fails, &1));
     let mut again = ctx.load(first_fails, 1);
     assert!(poll_once(&mut again).is_pending());
     assert!(poll_once(&mut again).is_pending());
@@ -227,6 +229,24 @@ fn a_failure_is_not_that_of_a_key_that_left_the_batch_and_is_in_another() {
     assert!(ctx.peek_loaded(first_fails, &1).is_none());
     while poll_once(&mut again).is_pending() {}
     assert_eq!(ctx.load(first_fails, 1).wait().unwrap(), Some(&1));
+}
+
+/// What is fetched for nobody any more can be forgotten as well: the old value does not come in.
+#[test]
+fn a_key_in_flight_that_was_left_can_be_forgotten() {
+    let ctx = ctx();
+    let mut other = ctx.load(gated, 2);
+    let mut leaves = ctx.load(gated, 1);
+    assert!(poll_once(&mut leaves).is_pending());
+    assert!(poll_once(&mut other).is_pending());
+    assert!(poll_once(&mut other).is_pending());
+    drop(leaves);
+    assert!(ctx.forget_loaded(gated, &1));
+    ctx.state().gate.open();
+    assert!(poll_once(&mut other).is_ready());
+    assert!(ctx.peek_loaded(gated, &1).is_none());
+    assert!(ctx.load(gated, 1).wait().unwrap().is_some());
+    assert_eq!(ctx.state().asked(), [vec![1, 2], vec![1]]);
 }
 
 /// A failure is kept for a key even if its caller goes before it sees it.
