@@ -811,10 +811,14 @@ impl SlotPtr {
         claim.publish(DONE);
     }
 
-    /// S14: puts in the value that `write` writes, for callers whose body only waits for it; or S13, if nobody is left. False if
-    /// somebody holds the claim, or if it is over.
-    pub(crate) fn deliver(self, core: CorePtr, write: impl FnOnce()) -> bool {
-        if self.claim_delivery(core, || true) {
+    /// S14: puts in the value that `write` writes, for callers whose body only waits for it; or S13, if nobody is left. `claimed` is called
+    /// before the body is dropped. False if somebody holds the claim, or if it is over.
+    pub(crate) fn deliver(self, core: CorePtr, claimed: impl Fn(), write: impl FnOnce()) -> bool {
+        let claim = || {
+            claimed();
+            true
+        };
+        if self.claim_delivery(core, claim) {
             let claim = Claim {
                 slot: self,
                 core,
@@ -827,11 +831,12 @@ impl SlotPtr {
             claim.publish(DONE);
             return true;
         }
-        let claimed = self.claim_prime();
-        if claimed {
+        let primes = self.claim_prime();
+        if primes {
+            claimed();
             self.publish_primed(core, write);
         }
-        claimed
+        primes
     }
 
     /// S14, with an error, if the body is the one that is meant. Not if nobody is left.

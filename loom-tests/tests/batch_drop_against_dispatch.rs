@@ -7,7 +7,7 @@
 //! event:                 ---- fire ------------------------'
 //! ```
 //!
-//! Explored with at most 2 preemptions, 3 where that is small and 1 where four meet. Guards B5, F1, F3, F4, F6, S14.
+//! Explored with at most 2 preemptions, 3 where that is small and 1 where four meet. Guards B5, B7, F1, F3, F4, F6, F7, S14.
 #![cfg(loom)]
 
 use loom::thread;
@@ -171,21 +171,51 @@ fn a_caller_leaves_while_its_value_is_delivered() {
     KEPT.assert_all(2);
 }
 
-/// The same, and another caller of that key arrives: it gets the value, or asks for the key again.
+/// The same, and another caller of that key arrives, before, while or after it is delivered: it gets that value.
 #[test]
 fn a_caller_arrives_while_the_value_is_delivered() {
-    static BATCHES: Seen = Seen::new();
-    explore(1, || {
+    static KEPT: Seen = Seen::new();
+    explore(2, || {
         let scene = Batching::new(2);
         let leaver = polled(scene.waiting(2), 1);
         let other = polled(scene.waiting(1), 2);
         scene.events.iter().for_each(|event| event.fire());
         let other = go(other);
         drop(leaver);
+        KEPT.mark(usize::from(scene.has(2)));
         let arrival = go(scene.waiting(2));
         assert_eq!(other.join().unwrap(), Ok(1));
         assert_eq!(arrival.join().unwrap(), Ok(2));
-        BATCHES.mark(scene.asked().len() - 1);
+        assert_eq!(scene.asked(), [[1, 2]]);
+        scene.end();
+    });
+    KEPT.assert_all(2);
+}
+
+/// Another caller of a key that was left arrives while the last caller of the batch leaves: it keeps the batch, or comes too late.
+#[test]
+fn a_caller_comes_back_while_the_last_one_leaves() {
+    static BATCHES: Seen = Seen::new();
+    explore(2, || {
+        let scene = Batching::new(2);
+        let leaver = polled(scene.waiting(2), 1);
+        let last = polled(scene.waiting(1), 2);
+        drop(leaver);
+        scene.events.iter().for_each(|event| event.fire());
+        let arrival = go(scene.waiting(2));
+        let leaving = thread::spawn(move || drop(last));
+        assert_eq!(arrival.join().unwrap(), Ok(2));
+        leaving.join().unwrap();
+        match &scene.asked()[..] {
+            [both] => {
+                assert_eq!(both, &[1, 2]);
+                BATCHES.mark(0);
+            }
+            two => {
+                assert_eq!(two, [vec![1, 2], vec![2]]);
+                BATCHES.mark(1);
+            }
+        }
         scene.end();
     });
     BATCHES.assert_all(2);

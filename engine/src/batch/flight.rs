@@ -652,16 +652,17 @@ where
     for member in members.iter().filter(|member| !member.left) {
         // SAFETY: the run's claim is held, and nobody reads before S7.
         let mut value = unsafe { member.value.write(Option::take) };
-        // ORDER: Relaxed; read by the body's destructor, below.
-        member.delivered.store(true, Relaxed);
-        let delivered = member.slot.deliver(core, || {
+        let claimed = || {
+            // ORDER: Relaxed; read by the destructor of the slot's body, and by who comes to the slot after S7. Not before it is claimed: a body
+            // that is being dropped meanwhile must not take its value for delivered (`may_have`).
+            member.delivered.store(true, Relaxed);
+        };
+        let delivered = member.slot.deliver(core, claimed, || {
             // SAFETY: a member is a slot of the task `key`, its claim is held (`deliver`), and body and value are not there.
             unsafe { write_at(member.slot, key::<B, S, K>, value.take()) };
         });
         if !delivered {
-            // Its body is being polled, or dropped; it looks for the value after S7.
-            // ORDER: Relaxed; as above.
-            member.delivered.store(false, Relaxed);
+            // Its body is being polled, or dropped; who is there after S7 looks here.
             // SAFETY: as above.
             unsafe { member.value.write(|place| *place = value) };
         }
