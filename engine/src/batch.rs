@@ -21,12 +21,16 @@ use crate::run::{RawRun, Run, block_on, value_of};
 use crate::task::{Input, Key};
 
 mod flight;
+#[cfg(any(feature = "shared", loom))]
+mod shared;
 mod turn;
 
 use flight::{Fetched, Plain, key};
 use turn::{Turn, collector};
 
 pub(crate) use flight::OfBatch;
+#[cfg(any(feature = "shared", loom))]
+pub(crate) use shared::{Collectors, key as shared_key};
 
 mod sealed {
     use super::{BoxError, Ctx, Future};
@@ -99,6 +103,12 @@ where
 /// [`replace`](crate::Builder::replace) replaces.
 pub(crate) fn id<B: Batch<S, K>, S: 'static, K: 'static>() -> TypeId {
     TypeId::of::<(B, Vec<K>, B::Found, B::Error)>()
+}
+
+/// Refuses a batch function that captures, at the call that is seen by the user.
+#[cfg(any(feature = "shared", loom))]
+pub(crate) const fn checked<B>() {
+    Plain::<B>::CHECKED
 }
 
 /// Whether a task with this value and this error is an inner one of batches.
@@ -185,6 +195,14 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         let _ = batch;
         // Here, so that rustc shows this call and not how it goes on.
         let () = Plain::<B>::CHECKED;
+        #[cfg(any(feature = "shared", loom))]
+        if self.core().tier().is_some() {
+            // In a run of the tier: its keys gather with those of all runs.
+            return Load {
+                run: self.run(shared_key::<B, S, K>, key),
+                turn: Turn::none(),
+            };
+        }
         let run = self.run(self::key::<B, S, K>, key);
         Load {
             turn: if run.is_hit() {
@@ -226,17 +244,16 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     {
         let _ = batch;
         let () = Plain::<B>::CHECKED; // as in `load`
-        let task = self::key::<B, S, K>;
-        let slots = keys.into_iter().map(|key| self.slot_for(task, key));
-        let calls: Vec<RawRun> = slots.map(RawRun::new).collect();
-        LoadMany {
-            ctx: self,
-            waiting: (0..calls.len()).rev().collect(),
-            calls,
-            turn: Turn::of(collector::<B, S, K>(self)),
-            over: false,
-            values: std::marker::PhantomData,
+        let keys = keys.into_iter();
+        let call = |slot| RawRun::new(slot);
+        #[cfg(any(feature = "shared", loom))]
+        if self.core().tier().is_some() {
+            let slots = keys.map(|key| self.slot_for(shared_key::<B, S, K>, key));
+            return LoadMany::new(self, slots.map(call).collect(), Turn::none());
         }
+        let slots = keys.map(|key| self.slot_for(self::key::<B, S, K>, key));
+        let turn = Turn::of(collector::<B, S, K>(self));
+        LoadMany::new(self, slots.map(call).collect(), turn)
     }
 
     /// What is there for a key now: the value (or that there is none), the error, or nothing. Fetches nothing and waits for nothing.
@@ -263,6 +280,11 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         Q: Hash + Eq + ?Sized,
     {
         let _ = batch;
+        #[cfg(any(feature = "shared", loom))]
+        if self.core().tier().is_some() {
+            let there = self.peek(shared_key::<B, S, K>, key)?;
+            return Some(there.map(Option::as_ref));
+        }
         let there = self.peek(self::key::<B, S, K>, key)?;
         Some(there.map(Option::as_ref))
     }
@@ -288,6 +310,13 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         Q: Key<K>,
     {
         let _ = batch;
+        #[cfg(any(feature = "shared", loom))]
+        let refused = if self.core().tier().is_some() {
+            self.prime(shared_key::<B, S, K>, key, Some(value))
+        } else {
+            self.prime(self::key::<B, S, K>, key, Some(value))
+        };
+        #[cfg(not(any(feature = "shared", loom)))]
         let refused = self.prime(self::key::<B, S, K>, key, Some(value));
         match refused {
             Err(Some(value)) => Err(value),
@@ -318,8 +347,57 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         Q: Hash + Eq + ?Sized,
     {
         let _ = batch;
+        #[cfg(any(feature = "shared", loom))]
+        if self.core().tier().is_some() {
+            return self.forget(shared_key::<B, S, K>, key);
+        }
         let found = self.look_up_for(self::key::<B, S, K>, key);
         found.is_some_and(|slot| collector::<B, S, K>(self).forget(slot))
+    }
+}
+
+#[cfg(any(feature = "shared", loom))]
+impl<S: Send + Sync + 'static> Ctx<S> {
+    /// Asks a batch function of the second tier that the state holds for one key: fetched together with those that other requests ask for, and
+    /// kept with its time to live. See [`Shared::load`](crate::Shared::load).
+    ///
+    /// The tier is asked once in this context for each key; then it is the same `&V` for the rest of it, as with [`run_shared`](Ctx::run_shared).
+    ///
+    /// # Concurrency, Cancel safety, Errors, Cost
+    /// As [`run_shared`](Ctx::run_shared), and as [`Shared::load`](crate::Shared::load).
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::{Ctx, Shared};
+    ///
+    /// struct Request { shared: Shared<()> }
+    /// impl AsRef<Shared<()>> for Request {
+    ///     fn as_ref(&self) -> &Shared<()> { &self.shared }
+    /// }
+    /// async fn prices(_: Ctx<()>, ids: Vec<u64>) -> Result<Vec<(u64, u64)>, String> {
+    ///     Ok(ids.into_iter().map(|id| (id, id * 10)).collect())
+    /// }
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let shared = Shared::new(());                                 // one per server
+    /// let ctx = Ctx::new(Request { shared: shared.clone() });         // one per request
+    /// assert_eq!(ctx.load_shared(prices, 7).await?, Some(&70));       // Option<&u64>
+    /// # Ok::<(), watershed::TaskError>(()) }).unwrap();
+    /// ```
+    pub fn load_shared<B, K, Q, G>(&self, batch: B, key: Q) -> Load<'_, S, B::Value>
+    where
+        S: AsRef<crate::Shared<G>>,
+        G: Send + Sync + 'static,
+        B: Batch<G, K, Future: Send>,
+        K: Input<Q>,
+        Q: Key<K>,
+    {
+        let _ = batch;
+        let () = Plain::<B>::CHECKED; // as in `load`
+        Load {
+            run: self.run_shared(shared_key::<B, G, K>, key),
+            turn: Turn::none(),
+        }
     }
 }
 
@@ -407,6 +485,19 @@ pub struct LoadMany<'a, S, V> {
 }
 
 impl<S, V> Unpin for LoadMany<'_, S, V> {}
+
+impl<'a, S, V> LoadMany<'a, S, V> {
+    fn new(ctx: &'a Ctx<S>, calls: Vec<RawRun>, turn: Turn<'a>) -> Self {
+        LoadMany {
+            ctx,
+            waiting: (0..calls.len()).rev().collect(),
+            calls,
+            turn,
+            over: false,
+            values: std::marker::PhantomData,
+        }
+    }
+}
 
 impl<'a, S: Send + Sync + 'static, V: 'static> LoadMany<'a, S, V> {
     /// Blocks the thread until the call is done, for threads that have no executor; see [`Run::wait`].

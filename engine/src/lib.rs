@@ -100,7 +100,10 @@ pub use run::{HeldRun, Run, RunFresh};
 #[doc(hidden)]
 pub use shared::model as shared_model;
 #[cfg(any(feature = "shared", loom))]
-pub use shared::{DroppedRun, Policy, Shared, SharedBuilder, SharedRun, Shutdown, Stats};
+pub use shared::{
+    DroppedRun, Policy, Shared, SharedBuilder, SharedLoad, SharedLoadMany, SharedRun, Shutdown,
+    Stats,
+};
 pub use task::{Call, Input, Key, Task};
 
 /// The blocks of the README, as tests.

@@ -103,6 +103,8 @@ use crate::sync::cell::UnsafeCell;
 use crate::wake::{Hub, PollWaker};
 
 mod node;
+#[cfg(any(feature = "shared", loom))]
+pub(crate) use node::name;
 pub(crate) use node::{input, meta, new_node, type_id, value, value_at, write, write_at};
 
 const PHASE: usize = 0b111;
@@ -478,7 +480,7 @@ impl Slot {
         self.has_called.store(true, Ordering::Relaxed);
     }
 
-    fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         // ORDER: Relaxed; see `mark_transient`.
         self.transient.load(Ordering::Relaxed)
     }

@@ -538,12 +538,7 @@ where
     });
     let found = match fake {
         Some(fake) => Finding::Fake(fake(ctx, keys)),
-        None => {
-            let () = Plain::<B>::CHECKED;
-            // SAFETY: a batch function has no bytes (asserted above), is Copy, and one was given to the call that put the first key in.
-            let batch = unsafe { NonNull::<B>::dangling().read() };
-            Finding::Own(batch.fetch(ctx, keys))
-        }
+        None => Finding::Own(function::<B, S, K>().fetch(ctx, keys)),
     };
     Fetch { found, waits }
 }
@@ -557,6 +552,13 @@ impl<B> Plain<B> {
         "a batch function must not capture: its type is its identity, so two captures of one closure would share their values. \
          Pass what it needs in its keys or in the state of the context"
     );
+}
+
+/// A batch function, for a key that was put in by a call which was given one.
+pub(super) fn function<B: Batch<S, K>, S, K>() -> B {
+    let () = Plain::<B>::CHECKED;
+    // SAFETY: a batch function has no bytes (asserted above), is Copy, and one was given to the call that put the first key in.
+    unsafe { NonNull::<B>::dangling().read() }
 }
 
 /// See [`fetch`].

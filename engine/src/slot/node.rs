@@ -138,6 +138,22 @@ where
     unsafe { write::<S, F, In>(slot, value) };
 }
 
+/// The name of a task; of an inner one of batches that of the function.
+pub(crate) fn name<S, F, In>() -> &'static str
+where
+    S: Send + Sync + 'static,
+    F: Task<S, In>,
+    In: Input,
+{
+    let name = std::any::type_name::<F>();
+    // Known when it is compiled.
+    if batch::is_ours::<F::Value, F::Error>() {
+        batch::name(name)
+    } else {
+        name
+    }
+}
+
 /// A new slot: in the context's room while there is some, then on the heap.
 #[inline]
 pub(crate) fn new_node<S, F, In>(core: CorePtr, hash: u64, input: In) -> SlotPtr
@@ -211,7 +227,7 @@ where
         );
         Meta {
             type_id: type_id::<S, F, In>(),
-            name: Self::name,
+            name: name::<S, F, In>,
             stands: false,
             start: Self::start,
             renew: Self::renew,
@@ -220,16 +236,6 @@ where
             free: Self::free,
         }
     };
-
-    fn name() -> &'static str {
-        let name = std::any::type_name::<F>();
-        // Known when it is compiled.
-        if batch::is_ours::<F::Value, F::Error>() {
-            batch::name(name)
-        } else {
-            name
-        }
-    }
 
     /// The place, as the address of a value.
     ///
