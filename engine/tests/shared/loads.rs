@@ -294,36 +294,6 @@ async fn a_time_limit_is_each_keys_own() {
     assert!(shared.load(gated, 1).await.is_ok());
 }
 
-/// The run that opened the batch is gone with its runtime before the batch went: the key that another runtime's run has put in is asked for.
-#[test]
-fn a_batch_whose_leader_is_lost_goes_without_it() {
-    let shared = shop().build();
-    let lost = super::support::current_thread();
-    let mut first = shared.load(prices, 1);
-    lost.block_on(async {
-        assert!(poll_once(&mut first).is_pending());
-        // Once round: the run puts its key in, and waits for its own second poll.
-        tokio::task::yield_now().await;
-    });
-    assert!(shared.state().asked().is_empty());
-    super::support::current_thread().block_on(async {
-        let mut second = shared.load(prices, 2);
-        for _ in 0..3 {
-            assert!(
-                poll_once(&mut second).is_pending(),
-                "it waits for the first"
-            );
-            tokio::task::yield_now().await;
-        }
-        lost.shutdown_background();
-        assert_eq!(second.await.unwrap().as_deref(), Some(&20));
-        assert_eq!(first.await.unwrap().as_deref(), Some(&10));
-    });
-    let mut asked = shared.state().asked();
-    asked.sort();
-    assert!(asked == [[1], [2]] || asked == [[1, 2]], "{asked:?}");
-}
-
 #[tokio::test]
 async fn a_shutdown_ends_batches() {
     let shared = shop().build();
