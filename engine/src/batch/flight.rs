@@ -435,8 +435,12 @@ where
                 Err(error) => return Poll::Ready(Err(OfBatch(error))),
             };
             this.state = KeyState::Waits(place);
-            for launched in launched.into_iter().flatten() {
-                launched.launch(core, cx.waker());
+            let [sealed, full] = launched;
+            if let Some(sealed) = sealed {
+                sealed.launch(core, cx.waker());
+            }
+            if let Some(full) = full {
+                full.launch(core, cx.waker());
             }
             if may_be_parked {
                 // B1.

@@ -187,23 +187,6 @@ struct Leader<K, V> {
 }
 
 impl<K: Input, V: Send + Sync + 'static> Leader<K, V> {
-    /// Nobody puts a key in any more.
-    fn close(&self) -> Vec<K> {
-        let mut open = lock(&self.collector.open);
-        let closed = match &*open {
-            Some(open) if Arc::ptr_eq(open, &self.flight) => true,
-            _ => false,
-        };
-        let of_collector = if closed { open.take() } else { None };
-        let mut state = lock(&self.flight.state);
-        state.stage = Stage::Flies;
-        let keys = std::mem::take(&mut state.keys);
-        drop(state);
-        drop(open);
-        drop(of_collector);
-        keys
-    }
-
     /// Calls the function, hands out what it gives, and gives what is for the leader's own key, which is the first.
     async fn fetch<B, G>(self, ctx: Ctx<G>) -> Result<Option<V>, TaskError>
     where
@@ -236,6 +219,26 @@ impl<K: Input, V: Send + Sync + 'static> Leader<K, V> {
 }
 
 impl<K, V> Leader<K, V> {
+    /// Nobody puts a key in any more; gives those that are in.
+    fn close(&self) -> Vec<K> {
+        let mut open = lock(&self.collector.open);
+        let is = |open: &Arc<Flight<K, V>>| Arc::ptr_eq(open, &self.flight);
+        let was_open = if open.as_ref().is_some_and(is) {
+            open.take()
+        } else {
+            None
+        };
+        let mut state = lock(&self.flight.state);
+        if let Stage::Gathers = state.stage {
+            state.stage = Stage::Flies;
+        }
+        let keys = std::mem::take(&mut state.keys);
+        drop(state);
+        drop(open);
+        drop(was_open);
+        keys
+    }
+
     fn end(&self, stage: Stage<V>) {
         let mut state = lock(&self.flight.state);
         let old = std::mem::replace(&mut state.stage, stage);
@@ -245,21 +248,18 @@ impl<K, V> Leader<K, V> {
         // They are hubs', so nothing of the user is called here.
         wakers.into_iter().flatten().for_each(Waker::wake);
     }
+
+    fn has_ended(&self) -> bool {
+        let state = lock(&self.flight.state);
+        !matches!(state.stage, Stage::Gathers | Stage::Flies)
+    }
 }
 
 impl<K, V> Drop for Leader<K, V> {
     fn drop(&mut self) {
-        let mut open = lock(&self.collector.open);
-        let closed = matches!(&*open, Some(open) if Arc::ptr_eq(open, &self.flight));
-        let of_collector = if closed { open.take() } else { None };
-        let mut state = lock(&self.flight.state);
-        let lost = matches!(state.stage, Stage::Gathers | Stage::Flies);
-        // Keys are dropped outside the lock.
-        let keys = std::mem::take(&mut state.keys);
-        drop(state);
-        drop(open);
-        drop((of_collector, keys));
-        if lost {
+        if !self.has_ended() {
+            // CANCEL: lost. Keys are dropped outside the lock.
+            drop(self.close());
             self.end(Stage::Lost);
         }
     }

@@ -1,6 +1,7 @@
 //! Batches of the tier: what requests ask for at the same time is asked for together, and kept key by key.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -327,10 +328,8 @@ async fn tasks_of_the_tier_load_from_the_tier() {
 /// A batch that waits for a key of its own is a cycle, whichever of its keys it is.
 #[tokio::test]
 async fn a_cycle_through_a_batch_is_found() {
-    fn round(
-        ctx: Ctx<Shop>,
-        keys: Vec<u64>,
-    ) -> std::pin::Pin<Box<dyn Future<Output = Result<Vec<(u64, u64)>, TaskError>> + Send>> {
+    type Boxed = Pin<Box<dyn Future<Output = Result<Vec<(u64, u64)>, TaskError>> + Send>>;
+    fn round(ctx: Ctx<Shop>, keys: Vec<u64>) -> Boxed {
         Box::pin(async move {
             ctx.load(round, keys[keys.len() - 1]).await?;
             Ok(keys.into_iter().map(|k| (k, k)).collect())

@@ -2,7 +2,7 @@
 //! yields ten times; both as they are by default. Interleaved in one process, on one thread.
 //!
 //! ```text
-//! cargo run --release -p watershed-benches --bin compare_batch -- [--quick] [--check]
+//! cargo run --release -p watershed-benches --bin compare_batch -- [--quick] [--check] [--json FILE]
 //! ```
 //!
 //! Prints Markdown: the medians of the time of one piece of work (a request of its own: context or loaders are made and dropped in it),

@@ -9,6 +9,7 @@ use async_graphql::dataloader::DataLoader;
 use dataloader::cached::Loader as Cached;
 use futures::future::join_all;
 use futures::stream::{FuturesUnordered, StreamExt};
+use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
 use watershed::Ctx;
 
@@ -250,6 +251,11 @@ fn median(mut of: Vec<f64>) -> f64 {
     of[of.len() / 2]
 }
 
+/// In microseconds, to the nearest ten nanoseconds.
+fn round(ns: f64) -> f64 {
+    (ns / 10.0).round() / 100.0
+}
+
 pub(crate) fn main() -> ExitCode {
     let quick = std::env::args().any(|arg| arg == "--quick");
     let check = std::env::args().any(|arg| arg == "--check");
@@ -277,6 +283,7 @@ pub(crate) fn main() -> ExitCode {
     }
     let pairs = if quick { 21 } else { 101 };
     let mut missed = false;
+    let mut told = Vec::new();
     println!("| work | side | time | ratio to watershed | to the first result | batches |");
     println!("|---|---|---:|---:|---:|---:|");
     for group in groups {
@@ -343,7 +350,15 @@ pub(crate) fn main() -> ExitCode {
             us(ours_ns),
             us(ours_first),
         );
+        told.push(json!({
+            "work": group.name, "side": group.ours.name, "us": round(ours_ns), "first_us": round(ours_first),
+            "batches": batches,
+        }));
         for (name, ns, ratio, first, batches) in rows {
+            told.push(json!({
+                "work": group.name, "side": name, "us": round(ns), "first_us": round(first), "batches": batches,
+                "ratio": (ratio * 100.0).round() / 100.0,
+            }));
             println!(
                 "| | {name} | {} | {ratio:.2} | {} | {batches} |",
                 us(ns),
@@ -355,6 +370,15 @@ pub(crate) fn main() -> ExitCode {
         {
             println!("missed: {} made {batches} batches, not {best}", group.name);
             missed = true;
+        }
+    }
+    let mut args = std::env::args().skip_while(|arg| arg != "--json").skip(1);
+    if let Some(file) = args.next() {
+        let all = json!({ "pairs": pairs, "rows": told });
+        let text = serde_json::to_string_pretty(&all).expect("it is plain data");
+        if let Err(problem) = std::fs::write(&file, text + "\n") {
+            eprintln!("compare_batch: {file}: {problem}");
+            return ExitCode::from(2);
         }
     }
     if missed && check {
