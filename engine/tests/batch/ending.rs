@@ -343,6 +343,30 @@ fn a_deep_chain_of_batches_is_woken_and_dropped_on_a_small_stack() {
     });
 }
 
+/// The call that finds the stack used up leaves its key's slot to the base of the stack, and has parked before the batch is open. At every depth
+/// about where that happens.
+#[test]
+fn a_load_that_hops_is_sent() {
+    fn down(
+        ctx: Ctx<App>,
+        (left, key): (u64, u64),
+    ) -> Pin<Box<dyn Future<Output = Result<u64, TaskError>> + Send>> {
+        Box::pin(async move {
+            if left == 0 {
+                return Ok(*ctx.load(squares, key).await?.unwrap());
+            }
+            Ok(*ctx.run(down, (left - 1, key)).await?)
+        })
+    }
+    watched("a load that hops", || {
+        for depth in 120..140 {
+            let ctx = ctx();
+            assert_eq!(ctx.run(down, (depth, 7)).wait().unwrap(), &49);
+            assert_eq!(ctx.state().asked(), [[7]]);
+        }
+    });
+}
+
 #[test]
 fn too_deep_is_an_error() {
     watched("too deep", || {
