@@ -266,6 +266,9 @@ impl<K, V> Drop for Leader<K, V> {
 }
 
 /// Calls the function and finds each key's value. Everything of the user's is in here.
+///
+/// A key that was forgotten while it gathered may be there twice, for an old run and a new one, and there is one value each time: so the second is asked
+/// for in another round.
 async fn ask<B, G, K>(
     ctx: Ctx<G>,
     slot: SlotPtr,
@@ -276,26 +279,43 @@ where
     B: Batch<G, K>,
     K: Input,
 {
-    let at: HashMap<K, usize> = keys.iter().cloned().zip(0..).collect();
     let mut values: Vec<Option<B::Value>> = keys.iter().map(|_| None).collect();
-    let found = super::flight::function::<B, G, K>()
-        .fetch(ctx.clone(), keys)
-        .await;
-    let found = match found {
-        Ok(found) => found,
-        Err(error) => return Err(TaskError::returned(slot.name(), error, slot.is_transient())),
-    };
-    for (k, value) in found {
-        match at.get(&k) {
-            // Of several for one key the first counts.
-            Some(&at) => drop(match &mut values[at] {
-                Some(_) => Some(value),
-                none => none.replace(value),
-            }),
-            None => drop(prime(&ctx, key::<B, G, K>, k, value)),
+    for (at, keys) in rounds(keys) {
+        let function = super::flight::function::<B, G, K>();
+        let found = match function.fetch(ctx.clone(), keys).await {
+            Ok(found) => found,
+            Err(error) => {
+                return Err(TaskError::returned(slot.name(), error, slot.is_transient()));
+            }
+        };
+        for (k, value) in found {
+            match at.get(&k) {
+                // Of several for one key the first counts.
+                Some(&at) => drop(match &mut values[at] {
+                    Some(_) => Some(value),
+                    none => none.replace(value),
+                }),
+                None => drop(prime(&ctx, key::<B, G, K>, k, value)),
+            }
         }
     }
     Ok(values)
+}
+
+/// The keys in lists that have each once, nearly always one; and where each is.
+fn rounds<K: Input>(keys: Vec<K>) -> Vec<(HashMap<K, usize>, Vec<K>)> {
+    let mut rounds = vec![(HashMap::with_capacity(keys.len()), Vec::new())];
+    for (number, key) in keys.into_iter().enumerate() {
+        let free = rounds.iter().position(|(at, _)| !at.contains_key(&key));
+        let round = free.unwrap_or_else(|| {
+            rounds.push((HashMap::new(), Vec::new()));
+            rounds.len() - 1
+        });
+        let (at, list) = &mut rounds[round];
+        at.insert(key.clone(), number);
+        list.push(key);
+    }
+    rounds
 }
 
 /// A value that was not asked for is kept.

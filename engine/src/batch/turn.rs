@@ -64,8 +64,8 @@ struct State<K, V> {
     /// The number of the newest batch.
     newest: u64,
     open: Option<Open<K, V>>,
-    /// Keys of batches under way whose bodies are gone (F6), by their slots' hashes; and some of batches that have ended since. (Of two with one hash
-    /// the later: the other is forgotten, or it is asked for again.)
+    /// Keys of batches under way whose bodies are gone (F6), by their slots' hashes; and some of batches that have ended since. (Of two keys with one hash
+    /// the later: the other is asked for again.)
     adrift: HashMap<u64, Adrift<V>, BuildHasherDefault<AsItIs>>,
     /// With so many of them, those that have ended are looked for.
     sweep: usize,
@@ -234,6 +234,10 @@ where
             return;
         }
         let mut state = lock(&self.state);
+        if slot.look().is_dead() {
+            // Nobody new finds it, and the next slot for this key has the same hash.
+            return drop((state, place));
+        }
         let mut ended = Vec::new();
         if state.adrift.len() >= state.sweep {
             let over = |_: &u64, it: &mut Adrift<_>| !it.flight.may_have(it.at);

@@ -5,10 +5,10 @@ use std::hash::{Hash, Hasher};
 use std::task::Poll;
 
 use futures::future::{join_all, try_join_all};
-use watershed::{Ctx, TaskError, TaskErrorKind};
+use watershed::{Ctx, Load, TaskError, TaskErrorKind};
 
 use super::support::{everywhere, now, poll_once};
-use super::{App, ctx, doubles, gated, squares};
+use super::{App, Valued, ctx, doubles, gated, squares};
 
 /// Gives the even keys, and one that nobody asks for.
 async fn even(ctx: Ctx<App>, keys: Vec<u64>) -> Result<Vec<(u64, u64)>, TaskError> {
@@ -247,6 +247,32 @@ fn a_key_in_flight_that_was_left_can_be_forgotten() {
     assert!(ctx.peek_loaded(gated, &1).is_none());
     assert!(ctx.load(gated, 1).wait().unwrap().is_some());
     assert_eq!(ctx.state().asked(), [vec![1, 2], vec![1]]);
+}
+
+/// The old run's last caller leaves after the new one's: that does not hide the new one.
+#[test]
+fn a_forgotten_key_that_is_left_does_not_hide_the_next() {
+    let ctx = ctx();
+    fn batch(mut calls: Vec<Load<'_, App, Valued>>) -> Vec<Load<'_, App, Valued>> {
+        for _ in 0..2 {
+            for call in &mut calls {
+                assert!(poll_once(call).is_pending());
+            }
+        }
+        calls
+    }
+    let mut old = batch(vec![ctx.load(gated, 1), ctx.load(gated, 2)]);
+    assert!(ctx.forget_loaded(gated, &1));
+    let mut new = batch(vec![ctx.load(gated, 1), ctx.load(gated, 3)]);
+    assert_eq!(ctx.state().asked(), [[1, 2], [1, 3]]);
+    drop(new.remove(0));
+    drop(old.remove(0));
+    let mut again = ctx.load(gated, 1);
+    assert!(poll_once(&mut again).is_pending());
+    assert!(poll_once(&mut again).is_pending());
+    assert!(ctx.state().asked().is_empty(), "it is under way");
+    ctx.state().gate.open();
+    assert!(poll_once(&mut again).is_ready());
 }
 
 /// A failure is kept for a key even if its caller goes before it sees it.

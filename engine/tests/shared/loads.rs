@@ -309,6 +309,23 @@ async fn a_shutdown_ends_batches() {
     }
 }
 
+/// Forgotten while it gathers, a key is in two runs: the function gets it twice, and not at once.
+#[tokio::test]
+async fn forgotten_while_it_gathers_a_key_is_asked_for_twice_and_never_twice_at_once() {
+    let shared = shop().build();
+    let mut old = shared.load(prices, 1);
+    let mut other = shared.load(prices, 2);
+    assert!(poll_once(&mut old).is_pending());
+    assert!(poll_once(&mut other).is_pending());
+    assert!(shared.forget_loaded(prices, &1));
+    let new = shared.load(prices, 1);
+    let (old, new, other) = tokio::join!(old, new, other);
+    for (value, k) in [(old, 1), (new, 1), (other, 2)] {
+        assert_eq!(value.unwrap().as_deref(), Some(&(k * 10)));
+    }
+    assert_eq!(shared.state().asked(), [vec![1, 2], vec![1]]);
+}
+
 /// The tier's own tasks load too: with what requests ask for at the same time.
 #[tokio::test]
 async fn tasks_of_the_tier_load_from_the_tier() {
