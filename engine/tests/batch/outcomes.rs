@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::Poll;
 
 use futures::future::{join_all, try_join_all};
@@ -229,6 +231,55 @@ fn a_failure_is_not_that_of_a_key_that_was_forgotten_and_is_in_another_batch() {
     assert!(ctx.peek_loaded(first_fails, &1).is_none());
     while poll_once(&mut again).is_pending() {}
     assert_eq!(ctx.load(first_fails, 1).wait().unwrap(), Some(&1));
+}
+
+/// A batch that is polled by somebody else than its callers (who asks after a key of it was forgotten sends it), whose callers all leave in
+/// that poll, and of which a key is asked for again before it fails: that is in the next batch, and the failure is not its own.
+#[test]
+fn a_failure_for_nobody_is_not_that_of_who_asks_next() {
+    type Boxed = Pin<Box<dyn Future<Output = Result<u64, TaskErrorKind>> + Send>>;
+    #[derive(Default)]
+    struct Own {
+        ctx: OnceLock<Weak<Ctx<Arc<Own>>>>,
+        asked: Mutex<Vec<Vec<u64>>>,
+        old: Mutex<Vec<Boxed>>,
+        again: Mutex<Option<Boxed>>,
+    }
+    fn call(own: &Own, key: u64) -> Boxed {
+        let ctx = own.ctx.get().and_then(Weak::upgrade).unwrap();
+        Box::pin(async move {
+            let value = ctx.load(first, key).await;
+            value.map(|v| *v.unwrap()).map_err(|e| e.kind())
+        })
+    }
+    async fn first(ctx: Ctx<Arc<Own>>, keys: Vec<u64>) -> Result<Vec<(u64, u64)>, String> {
+        let own = ctx.state();
+        own.asked.lock().unwrap().push(keys.clone());
+        if own.asked.lock().unwrap().len() == 1 {
+            let old = std::mem::take(&mut *own.old.lock().unwrap());
+            drop(old);
+            let mut again = call(own, 2);
+            assert!(poll_once(&mut again).is_pending());
+            *own.again.lock().unwrap() = Some(again);
+            return Err("the first".to_owned());
+        }
+        Ok(keys.into_iter().map(|k| (k, k)).collect())
+    }
+    let own = Arc::new(Own::default());
+    let ctx = Arc::new(Ctx::new(own.clone()));
+    own.ctx.set(Arc::downgrade(&ctx)).unwrap();
+    let mut old = vec![call(&own, 1), call(&own, 2)];
+    for call in &mut old {
+        assert!(poll_once(call).is_pending());
+    }
+    *own.old.lock().unwrap() = old;
+    assert!(ctx.forget_loaded(first, &1));
+    let mut new = call(&own, 1);
+    assert!(poll_once(&mut new).is_pending());
+    let mut again = own.again.lock().unwrap().take().unwrap();
+    assert_eq!(poll_once(&mut again), Poll::Ready(Ok(2)));
+    assert_eq!(poll_once(&mut new), Poll::Ready(Ok(1)));
+    assert_eq!(*own.asked.lock().unwrap(), [[1, 2], [1, 2]]);
 }
 
 /// What is fetched for nobody any more can be forgotten as well: the old value does not come in.
