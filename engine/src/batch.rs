@@ -156,7 +156,8 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     ///
     /// # Errors
     /// Those of [`run`](Ctx::run). A failure or a panic of the function is that of each key of this batch and of no other, and is kept for each as
-    /// a task's is, until [`forget_loaded`](Ctx::forget_loaded).
+    /// a task's is, until [`forget_loaded`](Ctx::forget_loaded). A function that loads keys with itself waits for a batch of its own: keys that need one
+    /// another and are asked for together are one batch, and that is a [`Cycle`](crate::TaskErrorKind::Cycle).
     ///
     /// # Panics
     /// As [`run`](Ctx::run).
