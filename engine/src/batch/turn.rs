@@ -29,6 +29,10 @@
 //! # Why the second poll
 //! Executors poll what was woken in the order of the wakes. When a caller that wakes itself is polled again, whatever was awake with it
 //! has been polled, and has asked for its keys, or waits for something else.
+//!
+//! A caller cannot know in its first poll that it is alone: the next branch of a `join!` may be an async block that has not been polled, and there is
+//! nothing of it anywhere, no call and no body that could be counted. So the second poll is the earliest that there is without a timer, also for a
+//! lone call.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;

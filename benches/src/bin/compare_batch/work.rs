@@ -187,6 +187,11 @@ fn lone(rt: &'static Runtime) -> Group {
         tokio::task::yield_now().await;
         Ok(n * n)
     }
+    async fn square_once_later(_: Ctx<()>, keys: Vec<u64>) -> Result<u64, Infallible> {
+        tokio::task::yield_now().await;
+        let found = squares(Ctx::new(()), keys).await?;
+        Ok(found.values().sum())
+    }
     Group {
         name: "one load alone".to_owned(),
         ours: side(OURS, move || {
@@ -218,6 +223,18 @@ fn lone(rt: &'static Runtime) -> Group {
                 })
                 .into()
             }),
+            side(
+                "`run` of the function with one key, after a yield",
+                move || {
+                    rt.block_on(async {
+                        let ctx = Ctx::new(());
+                        *ctx.run(square_once_later, vec![black_box(7)])
+                            .await
+                            .unwrap()
+                    })
+                    .into()
+                },
+            ),
         ],
         best: None,
     }
