@@ -137,7 +137,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     /// Asks a batch function for one key: fetches it together with the other keys that are asked for in this turn, or joins the batch
     /// that fetches it already, or takes what is there. `None`: the function did not return the key.
     ///
-    /// A key is fetched at most once in a context, alone or in whichever batch. A key that the function returns without having been asked
+    /// A key is fetched at most once in a context, alone or in whichever batch, unless it is [forgotten](Ctx::forget_loaded) or its batch was dropped. A key that the function returns without having been asked
     /// is kept as well.
     ///
     /// # When a batch goes
@@ -152,7 +152,7 @@ impl<S: Send + Sync + 'static> Ctx<S> {
     ///
     /// # Cancel safety
     /// The call may be dropped at any time. A key that nobody waits for when the batch goes is not asked for; a batch goes on while
-    /// anybody waits for one of its keys, and is dropped with the last. See [`Load`].
+    /// anybody waits for one of its keys, and is dropped with the last. Who asks for a key that was left while its batch goes on joins that. See [`Load`].
     ///
     /// # Errors
     /// Those of [`run`](Ctx::run). A failure or a panic of the function is that of each key of this batch and of no other, and is kept for each as
