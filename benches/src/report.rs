@@ -401,8 +401,10 @@ pub fn rustc() -> String {
 pub fn versions() -> String {
     let lock = include_str!("../../Cargo.lock");
     [
+        "async-graphql",
         "async-once-cell",
         "dashmap",
+        "dataloader",
         "event-listener",
         "foldhash",
         "futures",

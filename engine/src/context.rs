@@ -48,6 +48,7 @@ use std::task::{Context, Poll};
 use foldhash::SharedSeed;
 use foldhash::fast::FoldHasher;
 
+use crate::batch::{self, Batch};
 use crate::cycle::Graph;
 use crate::error::{TaskError, TaskErrorKind};
 use crate::held::{Counted, HANDLE, HANDLES, Keeper};
@@ -112,6 +113,8 @@ pub(crate) struct Options {
     links: Links,
     pub(crate) watch: Watch,
     fakes: HashMap<TypeId, Box<dyn Any + Send + Sync>>,
+    /// How many keys a batch takes, by batch function.
+    max_batch: HashMap<TypeId, usize>,
 }
 
 /// A context with its state.
@@ -430,6 +433,35 @@ impl CorePtr {
         }
     }
 
+    /// The value that is kept for a task under `()`, made if there is none: without running anything, so it is there at once.
+    pub(crate) fn kept<S, F>(self, task: F, make: impl FnOnce() -> F::Value) -> SlotPtr
+    where
+        S: Send + Sync + 'static,
+        F: Task<S, ()>,
+    {
+        let _ = task;
+        let hash = self.hash::<S, F, (), ()>(&());
+        let is = |slot| is::<S, F, (), ()>(slot, &(), false);
+        match self.table.find(hash, is) {
+            Ok((slot, _)) => slot,
+            Err(gap) => {
+                let new = New(new_node::<S, F, ()>(self, hash, ()));
+                // SAFETY: the slot is of these types, and nobody else has it.
+                unsafe { slot::write::<S, F, ()>(new.0, make()) };
+                new.0.begin_done();
+                match gap.insert(new.0, is) {
+                    // What is DONE is not closed, so there is no K6.
+                    Ok(()) => {
+                        let slot = new.0;
+                        std::mem::forget(new);
+                        slot
+                    }
+                    Err((theirs, _)) => theirs,
+                }
+            }
+        }
+    }
+
     /// The slot with this hash that `is` accepts, if it is DONE.
     #[cfg(any(feature = "shared", loom))]
     #[inline(always)]
@@ -461,7 +493,21 @@ impl CorePtr {
         self.link_private(New(slot))
     }
 
-    fn link_private(self, new: New) -> SlotPtr {
+    /// A slot that no look-up finds, for that many callers. [`link_private`](Self::link_private) comes after.
+    pub(crate) fn new_private<S, F, In>(self, task: F, input: In, callers: usize) -> New
+    where
+        S: Send + Sync + 'static,
+        F: Task<S, In>,
+        In: Input,
+    {
+        let _ = task;
+        let new = New::make::<S, F, In>(self, 0, input);
+        new.0.count(callers);
+        new
+    }
+
+    /// Gives a private slot to the context.
+    pub(crate) fn link_private(self, new: New) -> SlotPtr {
         self.table.push_private(new.0);
         self.inserted(new)
     }
@@ -471,6 +517,45 @@ impl CorePtr {
     pub(crate) fn tier(&self) -> Option<&Arc<Tier>> {
         // SAFETY: whoever holds a `CorePtr` holds or borrows a handle.
         unsafe { self.0.as_ref() }.tier.as_ref()
+    }
+
+    /// See [`Ctx::prime`].
+    pub(crate) fn prime<S, F, In, K>(
+        self,
+        task: F,
+        input: K,
+        value: F::Value,
+    ) -> Result<(), F::Value>
+    where
+        S: Send + Sync + 'static,
+        F: Task<S, In>,
+        In: Input<K>,
+    {
+        let _ = task;
+        let hash = self.hash::<S, F, In, K>(&input);
+        let slot = self.find_or_insert::<S, F, In, K>(hash, input);
+        if !slot.claim_prime() {
+            return Err(value);
+        }
+        slot.publish_primed(self, || {
+            // SAFETY: the slot is of these types (`find_or_insert`), the claim is ours, and there was nothing.
+            unsafe { slot::write::<S, F, In>(slot, value) };
+        });
+        Ok(())
+    }
+
+    /// The hash of an input of a task.
+    #[inline(always)]
+    pub(crate) fn hash_of<S, F: Task<S, In>, In: Input>(self, task: F, input: &In) -> u64 {
+        let _ = task;
+        self.hash::<S, F, In, In>(input)
+    }
+
+    /// What [`Builder::max_batch`] was told of the batch function with this identity.
+    pub(crate) fn max_batch(self, batch: TypeId) -> usize {
+        let options = self.options.as_ref();
+        let most = options.and_then(|options| options.max_batch.get(&batch));
+        most.copied().unwrap_or(usize::MAX)
     }
 
     /// K6, after T2.
@@ -489,7 +574,13 @@ impl CorePtr {
 }
 
 /// A slot that is not in the table yet: freed if `Eq` of an input unwinds, or if somebody else was first.
-struct New(SlotPtr);
+pub(crate) struct New(SlotPtr);
+
+impl New {
+    pub(crate) fn slot(&self) -> SlotPtr {
+        self.0
+    }
+}
 
 impl New {
     #[inline]
@@ -750,12 +841,12 @@ impl CorePtr {
 
     /// Whether a call may wait: a context with a deadline or a token must be told when they come.
     #[inline]
-    pub(crate) fn check_wait(self, task: &'static str) -> Result<(), TaskError> {
+    pub(crate) fn check_wait(self, task: impl FnOnce() -> &'static str) -> Result<(), TaskError> {
         if !self.linked {
             return Ok(());
         }
         self.check_links();
-        self.arm(task)
+        self.arm(task())
     }
 
     /// Closes the context if its deadline has passed or its token was cancelled.
@@ -1235,6 +1326,29 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         self.core.find_or_insert::<S, F, In, In>(hash, input)
     }
 
+    /// The slot of a call of a task whose type cannot be named.
+    pub(crate) fn slot_for<F, In, K>(&self, task: F, input: K) -> SlotPtr
+    where
+        F: Task<S, In>,
+        In: Input<K>,
+        K: Key<In>,
+    {
+        let _ = task;
+        let hash = self.core.hash::<S, F, In, K>(&input);
+        self.core.find_or_insert::<S, F, In, K>(hash, input)
+    }
+
+    /// The slot for an input of a task whose type cannot be named, if there is one.
+    pub(crate) fn look_up_for<F, In, Q>(&self, task: F, input: &Q) -> Option<SlotPtr>
+    where
+        F: Task<S, In>,
+        In: Input + Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let _ = task;
+        self.look_up::<F, In, Q>(input).map(|(slot, _)| slot)
+    }
+
     fn look_up<F, In, Q>(&self, input: &Q) -> Option<(SlotPtr, Word)>
     where
         F: Task<S, In>,
@@ -1351,21 +1465,12 @@ impl<S: Send + Sync + 'static> Ctx<S> {
         In: Input<K>,
         K: Key<In>,
     {
-        let _ = task;
         #[cfg(any(feature = "shared", loom))]
         if let Some(tier) = self.core.tier() {
+            let _ = task;
             return tier.prime::<S, F, In, K>(input, value);
         }
-        let hash = self.core.hash::<S, F, In, K>(&input);
-        let slot = self.core.find_or_insert::<S, F, In, K>(hash, input);
-        if !slot.claim_prime() {
-            return Err(value);
-        }
-        slot.publish_primed(self.core, || {
-            // SAFETY: the slot is of these types (`find_or_insert`), the claim is ours, and there was nothing.
-            unsafe { slot::write::<S, F, In>(slot, value) };
-        });
-        Ok(())
+        self.core.prime(task, input, value)
     }
 
     /// Marks the failure that this body is about to return: the callers that wait now share it, and it is not kept; the next call runs again.
@@ -1479,6 +1584,11 @@ impl<S> Ctx<S> {
         }
     }
 
+    /// The slot whose body has this handle.
+    pub(crate) fn body(&self) -> Option<SlotPtr> {
+        self.body.map(Owner::slot)
+    }
+
     #[inline]
     pub(crate) fn caller(&self) -> Caller {
         Caller {
@@ -1543,7 +1653,7 @@ impl<S: Send + Sync + 'static> Future for Cancelled<'_, S> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let core = self.ctx.core;
         // Without a runtime nobody tells of a deadline; said in the docs.
-        let _ = core.check_wait("cancelled");
+        let _ = core.check_wait(|| "cancelled");
         if core.is_closed() {
             return Poll::Ready(());
         }
@@ -1671,6 +1781,31 @@ impl<S: Send + Sync + 'static> Builder<S> {
         self.options
             .fakes
             .insert(type_id::<S, F, In>(), Box::new(fake));
+        self
+    }
+
+    /// How many keys of [`load`](Ctx::load) this function gets at once, at most: what has more becomes several batches, which run at the
+    /// same time. Without it there is no limit; 0 counts as 1.
+    ///
+    /// # Examples
+    /// ```
+    /// use watershed::Ctx;
+    /// async fn squares(_: Ctx<()>, of: Vec<u64>) -> Result<Vec<(u64, u64)>, String> {
+    ///     assert!(of.len() <= 2);
+    ///     Ok(of.into_iter().map(|n| (n, n * n)).collect())
+    /// }
+    /// let ctx = Ctx::builder(()).max_batch(squares, 2).build();
+    /// let found = ctx.load_many(squares, [1, 2, 3, 4, 5]).wait().unwrap();
+    /// assert_eq!(found[4], Some(&25));
+    /// ```
+    pub fn max_batch<B, K>(mut self, batch: B, keys: usize) -> Self
+    where
+        B: Batch<S, K>,
+        K: Input,
+    {
+        let _ = batch;
+        let id = batch::id::<B, S, K>();
+        self.options.max_batch.insert(id, keys.max(1));
         self
     }
 

@@ -26,6 +26,7 @@ use crate::slot::{Slot, SlotPtr, Word};
 use crate::sync::atomic::Ordering;
 use crate::sync::cell::UnsafeCell;
 use crate::sync::lock;
+use std::cell::UnsafeCell as UnsafeCellOfStd;
 use std::ptr::NonNull;
 
 /// What a search needs besides the slots; its mutex is the lock of the context's graph.
@@ -61,6 +62,8 @@ struct Edge {
     next: *mut Edge,
     /// Counted in `Graph::upward`.
     upward: bool,
+    /// In the list of `to`.
+    linked: bool,
 }
 
 /// An edge of the graph, owned by the call that waits.
@@ -107,40 +110,134 @@ fn add(core: CorePtr, from: SlotPtr, to: SlotPtr, started: bool) -> Result<EdgeP
         return Err(TaskError::cycle(path.map(|slot| slot.name()).collect()));
     }
     graph.upward += usize::from(upward);
-    // SAFETY: the lock is held.
-    let next = unsafe { to.waits.first.read(|first| *first) };
-    let edge = Box::leak(Box::new(Edge {
-        from,
-        to,
-        previous: std::ptr::null_mut(),
-        next,
-        upward,
-    }));
+    let edge = Box::leak(Box::new(Edge::new(from, to, upward)));
     let edge = NonNull::from(edge);
-    // SAFETY: the lock is held, and an edge in a list is alive.
-    if let Some(next) = unsafe { next.as_mut() } {
-        next.previous = edge.as_ptr();
-    }
-    // SAFETY: the lock is held.
-    unsafe { to.waits.first.write(|first| *first = edge.as_ptr()) };
+    // SAFETY: it is new, and freed when it was unlinked (`leave`); the lock is held.
+    unsafe { Edge::link(edge) };
     Ok(EdgePtr(edge))
+}
+
+impl Edge {
+    fn new(from: SlotPtr, to: SlotPtr, upward: bool) -> Self {
+        Self {
+            from,
+            to,
+            previous: std::ptr::null_mut(),
+            next: std::ptr::null_mut(),
+            upward,
+            linked: false,
+        }
+    }
+
+    /// Puts an edge at the head of the list of its target.
+    ///
+    /// # Safety
+    /// The lock is held. The edge is in no list, and stays where it is until it is unlinked.
+    unsafe fn link(mut edge: NonNull<Edge>) {
+        // SAFETY: the promise of the caller.
+        let new = unsafe { edge.as_mut() };
+        // SAFETY: the lock is held.
+        let next = unsafe { new.to.waits.first.read(|first| *first) };
+        new.next = next;
+        new.linked = true;
+        // SAFETY: the lock is held, and an edge in a list is alive.
+        if let Some(next) = unsafe { next.as_mut() } {
+            next.previous = edge.as_ptr();
+        }
+        // SAFETY: the lock is held.
+        unsafe { new.to.waits.first.write(|first| *first = edge.as_ptr()) };
+    }
+
+    /// Takes an edge out of the list of its target, if it is there.
+    ///
+    /// # Safety
+    /// The lock is held, and the edge is alive.
+    unsafe fn unlink(mut edge: NonNull<Edge>) {
+        // SAFETY: the promise of the caller.
+        let edge = unsafe { edge.as_mut() };
+        if !std::mem::take(&mut edge.linked) {
+            return;
+        }
+        // SAFETY: the lock is held, and an edge in a list is alive.
+        match unsafe { edge.previous.as_mut() } {
+            Some(previous) => previous.next = edge.next,
+            // SAFETY: the lock is held.
+            None => unsafe { edge.to.waits.first.write(|first| *first = edge.next) },
+        }
+        // SAFETY: as for `previous`.
+        if let Some(next) = unsafe { edge.next.as_mut() } {
+            next.previous = edge.previous;
+        }
+    }
+}
+
+/// An edge that lies in somebody's memory, for many bodies that wait for one run.
+pub(crate) struct EdgeCell(UnsafeCellOfStd<Edge>);
+
+// SAFETY: the edge is touched under the lock of the graph only, or by who has it alone.
+unsafe impl Send for EdgeCell {}
+// SAFETY: as above.
+unsafe impl Sync for EdgeCell {}
+
+impl EdgeCell {
+    /// Not in the graph yet.
+    pub(crate) fn new(from: SlotPtr) -> Self {
+        Self(UnsafeCellOfStd::new(Edge::new(from, from, false)))
+    }
+
+    fn edge(&self) -> NonNull<Edge> {
+        // SAFETY: the address of a cell is not null.
+        unsafe { NonNull::new_unchecked(self.0.get()) }
+    }
+
+    /// Lets each of the bodies wait for the run in `to`, which has not started: so there is nothing to search.
+    ///
+    /// # Safety
+    /// The cells stay where they are until they are unlinked.
+    pub(crate) unsafe fn link<'e>(
+        core: CorePtr,
+        cells: impl Iterator<Item = &'e EdgeCell>,
+        to: SlotPtr,
+    ) {
+        let graph = lock(core.graph());
+        for cell in cells {
+            // SAFETY: the lock is held.
+            let edge = unsafe { cell.edge().as_mut() };
+            if !edge.linked {
+                edge.to = to;
+                // Its run is not a leaf from now on.
+                edge.from.set_has_called();
+                // SAFETY: the promise of the caller, and the lock is held.
+                unsafe { Edge::link(cell.edge()) };
+            }
+        }
+        drop(graph);
+    }
+
+    /// Takes those back that are in the graph.
+    pub(crate) fn unlink<'e>(core: CorePtr, cells: impl Iterator<Item = &'e EdgeCell>) {
+        let graph = lock(core.graph());
+        for cell in cells {
+            // SAFETY: the lock is held, and the edge is alive.
+            unsafe { Edge::unlink(cell.edge()) };
+        }
+        drop(graph);
+    }
+}
+
+impl Drop for EdgeCell {
+    fn drop(&mut self) {
+        debug_assert!(!self.0.get_mut().linked, "an edge is in the graph");
+    }
 }
 
 /// Takes an edge back.
 pub(crate) fn leave(core: CorePtr, edge: EdgePtr) {
     let mut graph = lock(core.graph());
-    // SAFETY: it came out of a box, and whoever owns the `EdgePtr` owns it; the lock is held.
+    // SAFETY: the lock is held, and whoever owns the `EdgePtr` owns the edge.
+    unsafe { Edge::unlink(edge.0) };
+    // SAFETY: it came out of a box (`join`).
     let edge = unsafe { Box::from_raw(edge.0.as_ptr()) };
-    // SAFETY: the lock is held, and an edge in a list is alive.
-    match unsafe { edge.previous.as_mut() } {
-        Some(previous) => previous.next = edge.next,
-        // SAFETY: the lock is held.
-        None => unsafe { edge.to.waits.first.write(|first| *first = edge.next) },
-    }
-    // SAFETY: as for `previous`.
-    if let Some(next) = unsafe { edge.next.as_mut() } {
-        next.previous = edge.previous;
-    }
     graph.upward -= usize::from(edge.upward);
     drop(graph);
 }

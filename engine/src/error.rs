@@ -11,6 +11,7 @@ use std::error::Error;
 use std::fmt;
 use std::mem::ManuallyDrop;
 
+use crate::batch::OfBatch;
 use crate::sync::Arc;
 
 /// A boxed error, as every task's error type can become one.
@@ -191,6 +192,10 @@ impl TaskError {
         error: E,
         transient: bool,
     ) -> Self {
+        let error = match take_as::<E, OfBatch>(error) {
+            Ok(OfBatch(error)) => return error,
+            Err(error) => error,
+        };
         match take_as::<E, TaskError>(error) {
             Ok(error) => error.passed_by(task, transient),
             #[cfg(feature = "anyhow")]

@@ -124,6 +124,16 @@ impl<T> Held<T> {
     }
 }
 
+#[cfg(any(feature = "shared", loom))]
+impl<T> Held<Option<T>> {
+    /// What is in it, if anything.
+    pub(crate) fn transposed(self) -> Option<Held<T>> {
+        let value = NonNull::from(self.as_ref().as_ref()?);
+        // SAFETY: it lies in what the owner keeps, and is not written either.
+        Some(unsafe { Held::of(self.owner, value) })
+    }
+}
+
 impl<T> Deref for Held<T> {
     type Target = T;
     #[inline]

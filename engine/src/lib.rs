@@ -52,6 +52,8 @@
 //! [`second_tier`](guide::second_tier), [`servers`](guide::servers), and [`migrating`](guide::migrating) from cells, moka, a DataLoader or River. When rustc
 //! objects: [`compile_errors`](guide::compile_errors). What cannot be had: [`limits`](guide::limits).
 //!
+//! Rows that are asked for one by one in many places are fetched together, without a timer: [`Ctx::load`].
+//!
 //! # What it promises
 //! * **One run.** Same task, equal input, same context: one run, and every caller gets the same `&T` or the same error.
 //! * **Nobody stalls anybody.** The run belongs to no caller: one that is dropped, or alive and never polled again, leaves it to the others. The last
@@ -82,6 +84,7 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod batch;
 mod context;
 mod cycle;
 mod error;
@@ -106,6 +109,7 @@ mod task;
 mod trace;
 mod wake;
 
+pub use batch::{Batch, Load, LoadMany};
 pub use context::{Builder, Cancelled, Ctx};
 pub use error::{BoxError, TaskError, TaskErrorKind};
 pub use held::Held;
@@ -121,7 +125,10 @@ pub use run::{HeldRun, Run, RunFresh};
 #[doc(hidden)]
 pub use shared::model as shared_model;
 #[cfg(any(feature = "shared", loom))]
-pub use shared::{DroppedRun, Policy, Shared, SharedBuilder, SharedRun, Shutdown, Stats};
+pub use shared::{
+    DroppedRun, Policy, Shared, SharedBuilder, SharedLoad, SharedLoadMany, SharedRun, Shutdown,
+    Stats,
+};
 pub use task::{Call, Input, Key, Task};
 
 /// The blocks of the README, as tests.

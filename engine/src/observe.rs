@@ -26,7 +26,7 @@ use std::collections::HashMap;
 use std::fmt;
 #[cfg(feature = "tracing")]
 use std::sync::MutexGuard;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -158,6 +158,8 @@ pub struct RunInfo {
     pub parent: Option<RunId>,
     /// How many runs are above it.
     pub depth: usize,
+    /// If it is a call of a batch function: for how many keys. (Each of those has a run of its own, of the same name, which waits for this one.)
+    pub keys: Option<usize>,
 }
 
 /// A run starts; see [`Observer::on_start`].
@@ -168,7 +170,7 @@ pub struct Start<'a> {
     pub run: RunInfo,
     /// When, counted from the making of the context. (By the clock of the machine: `std`'s, also where tokio's is paused.)
     pub at: Duration,
-    /// The input, if the task's are shown ([`Builder::record_input`]).
+    /// The input, if the task's are shown ([`Builder::record_input`]); the number of keys, if it is a call of a batch function.
     pub input: Option<&'a dyn fmt::Debug>,
 }
 
@@ -418,6 +420,16 @@ impl fmt::Debug for ShownInput {
     }
 }
 
+/// What is shown for the input of a batch.
+struct Keys(usize);
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let s = if self.0 == 1 { "" } else { "s" };
+        write!(f, "{} key{s}", self.0)
+    }
+}
+
 /// Who watches a context.
 pub(crate) struct Watch {
     observers: Vec<Box<dyn Observer>>,
@@ -503,6 +515,8 @@ pub(crate) struct Cell {
     parent: AtomicU64,
     started_ns: AtomicU64,
     ran_ns: AtomicU64,
+    /// How many keys a batch was asked for; 0: it is none.
+    keys: AtomicUsize,
     /// When the poll that is going on began.
     polled_ns: AtomicU64,
     /// What `INNER_NS` was then.
@@ -543,6 +557,7 @@ impl Cell {
             parent: AtomicU64::new(0),
             started_ns: AtomicU64::new(0),
             ran_ns: AtomicU64::new(0),
+            keys: AtomicUsize::new(0),
             polled_ns: AtomicU64::new(0),
             outer_ns: AtomicU64::new(0),
             running: AtomicBool::new(false),
@@ -607,6 +622,10 @@ impl Cell {
             task: slot.name(),
             parent: RunId::of(self.parent.load(Ordering::Relaxed)),
             depth: slot.depth() as usize,
+            keys: match self.keys.load(Ordering::Relaxed) {
+                0 => None,
+                keys => Some(keys),
+            },
         })
     }
 
@@ -690,6 +709,13 @@ pub(crate) fn promise(core: CorePtr, slot: SlotPtr, body: Option<SlotPtr>) {
     // One that is not needed goes here, outside of the lock: its span calls the subscriber.
 }
 
+/// The run of this slot, which nobody else has yet, will be that of a batch.
+#[cold]
+pub(crate) fn is_batch(slot: SlotPtr, keys: usize) {
+    // ORDER: Relaxed; the slot is published after this.
+    cell(slot).keys.store(keys, Ordering::Relaxed);
+}
+
 /// A run starts, for the body of `parent` if there is one, which is about to be made. `direct`: inside the poll of the call that
 /// starts it.
 #[cold]
@@ -712,7 +738,11 @@ pub(crate) fn start(core: CorePtr, slot: SlotPtr, parent: Option<SlotPtr>, direc
     cell.running.store(true, Ordering::Relaxed);
     let Some(run) = cell.info(slot) else { return };
     let shown = watch.input(slot);
-    let input = shown.as_ref().map(|shown| shown as &dyn fmt::Debug);
+    let keys = run.keys.map(Keys);
+    let input = match &keys {
+        Some(keys) => Some(keys as &dyn fmt::Debug),
+        None => shown.as_ref().map(|shown| shown as &dyn fmt::Debug),
+    };
     #[cfg(feature = "tracing")]
     if watch.tracing == Some(true) {
         stack::contain(|| {

@@ -681,7 +681,7 @@ mod helpers {
                     // CANCEL: dropped here, the fan leaves every call.
                     return Some(Poll::Pending);
                 }
-                if let Err(error) = caller.core.check_wait(calls[0].slot().name()) {
+                if let Err(error) = caller.core.check_wait(|| calls[0].slot().name()) {
                     return Some(Poll::Ready(Err(error)));
                 }
                 self.waker.hold(cx.waker());

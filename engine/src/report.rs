@@ -65,12 +65,14 @@ pub struct RunReport {
     pub id: RunId,
     /// The full type name of the task.
     pub task: &'static str,
-    /// The input, if the task's are shown ([`Builder::record_input`](crate::Builder::record_input)).
+    /// The input, if the task's are shown ([`Builder::record_input`](crate::Builder::record_input)); the number of keys, if it is a call of a batch function.
     pub input: Option<String>,
     /// The run whose body started it; none if it was started from outside.
     pub parent: Option<RunId>,
     /// How many runs are above it.
     pub depth: usize,
+    /// If it is a call of a batch function: for how many keys.
+    pub keys: Option<usize>,
     /// When it started, counted from the making of the context.
     pub started: Duration,
     /// When it ended, if it has.
@@ -479,6 +481,7 @@ impl Recorder {
             id: run.id,
             task: run.task,
             input,
+            keys: run.keys,
             parent: run.parent,
             depth: run.depth,
             started,

@@ -248,7 +248,7 @@ impl RawRun {
                 continue;
             }
             if !registered {
-                if let Err(error) = caller.core.check_wait(self.slot.name()) {
+                if let Err(error) = caller.core.check_wait(|| self.slot.name()) {
                     self.leave(caller);
                     return Poll::Ready(Err(error));
                 }
@@ -270,7 +270,11 @@ impl RawRun {
             }
             // A wake from now on finds this call registered.
             if hops {
-                stack::hop(self.slot, caller.body, caller.core.strong());
+                stack::hop(
+                    self.slot,
+                    Start::by_helper(caller.body),
+                    caller.core.strong(),
+                );
             }
             // CANCEL: dropped from here on, `leave` takes back edge, waker and count.
             return Poll::Pending;
@@ -416,6 +420,15 @@ impl<'a, S: Send + Sync + 'static, T: 'static> Run<'a, S, T> {
     }
 
     #[inline(always)]
+    pub(crate) fn is_hit(&self) -> bool {
+        self.stage == Stage::Value
+    }
+
+    pub(crate) fn ctx(&self) -> &'a Ctx<S> {
+        self.ctx
+    }
+
+    #[inline(always)]
     fn new(ctx: &'a Ctx<S>, target: NonNull<()>, stage: Stage) -> Self {
         Self {
             ctx,
@@ -482,6 +495,12 @@ impl<'a, S: Send + Sync + 'static, T: 'static> Future for Run<'a, S, T> {
 }
 
 impl<'a, S, T> Run<'a, S, T> {
+    /// The slot that it waits for, after a poll that was pending.
+    pub(crate) fn waits_for(&self) -> Option<SlotPtr> {
+        // SAFETY: the stage is `Call`.
+        (self.stage == Stage::Call).then(|| unsafe { self.call.assume_init_ref() }.slot)
+    }
+
     #[inline(never)]
     fn poll_call(&mut self, cx: &mut Context<'_>) -> Poll<Result<&'a T, TaskError>> {
         if self.stage == Stage::New {

@@ -10,6 +10,7 @@
 //! shared/node.rs    a slot of a context that stands for an entry
 //! shared/bound.rs   which entries stay
 //! shared/clock.rs   tokio's clock
+//! shared/load.rs    batches: load and its faces (how keys gather is in batch/shared.rs)
 //! ```
 //!
 //! It has no engine of its own: a run is a run of [`crate::slot`] in a context of its own, a wait is parked at a [`crate::wake`] hub, a wait of
@@ -18,6 +19,7 @@
 mod bound;
 mod clock;
 mod entry;
+mod load;
 mod map;
 mod node;
 mod outcome;
@@ -45,6 +47,8 @@ use crate::wake::{Hub, Park};
 use entry::{Entry, task_meta};
 use run::Ask;
 use tier::{Looked, Settings};
+
+pub use load::{SharedLoad, SharedLoadMany};
 
 pub(crate) use node::{new_node, run_shared};
 pub(crate) use tier::Tier;
@@ -160,6 +164,7 @@ impl<G: Send + Sync + 'static> Shared<G> {
                 policies: HashMap::new(),
                 max_entries: usize::MAX,
                 max_depth: MAX_DEPTH,
+                max_batch: HashMap::new(),
             },
         }
     }

@@ -8,7 +8,7 @@
 //! every phase that is not terminal, also where there is no body, so that nobody who arrives meanwhile is forgotten.
 //!
 //! ```text
-//!                     prime (claims without a count)
+//!                     prime (claims without a count; so does a batch, from IDLE)
 //!                   +-------------------------------+
 //!                   |                               v
 //!   join + start  +---------+  ready: publish   +------+   +--------+
@@ -46,6 +46,7 @@
 //! | S11 | closer | IDLE\|n → DROPPING\|n\|CLOSED, otherwise w → w\|CLOSED | CAS AcqRel | S4 | see below | everyone, always |
 //! | S12 | forget | w → w\|DEAD | CAS AcqRel | | a flag, so nobody else meets a false phase | |
 //! | S13 | prime | EMPTY\|n → POLLING\|n, then S7 | CAS AcqRel | S10 | writing without the claim races with a start | by S7 |
+//! | S14 | a batch that has the value | IDLE\|n → POLLING\|n, WOKEN or not; the body is dropped, then S7 | CAS AcqRel | S5 | as S3 | by S7 |
 //!
 //! # Who notices when a row is weakened
 //! Models in `loom-tests/tests` that were seen to fail with the row weakened as said; `.ci/mutants` weakens them again.
@@ -67,6 +68,7 @@
 //! | S10 | a plain store; no wake; Relaxed | `last_caller_against_arrival`; for Relaxed it never ends |
 //! | S11 | takes idle bodies Relaxed; wakes nobody | `cancel_against_publish`; `close_against_park` |
 //! | S13 | without the claim | `prime_against_run`: crashes |
+//! | S14 | without the claim; wakes nobody | `batch_drop_against_dispatch`; the same |
 //!
 //! # Invariants
 //! * Body, starter and depth are touched by the holder of POLLING or DROPPING only; the outcome is written by the holder of
@@ -102,7 +104,9 @@ use crate::sync::cell::UnsafeCell;
 use crate::wake::{Hub, PollWaker};
 
 mod node;
-pub(crate) use node::{input, meta, new_node, type_id, value, write};
+#[cfg(any(feature = "shared", loom))]
+pub(crate) use node::name;
+pub(crate) use node::{input, meta, new_node, type_id, value, value_at, write, write_at};
 
 const PHASE: usize = 0b111;
 /// No body. Nobody's, or callers are counted that will start it (a promise, a hop, a restart).
@@ -340,6 +344,19 @@ impl Slot {
         self.word.store(OBSERVED, Ordering::Relaxed);
     }
 
+    /// Counts callers before anybody else has the slot: they will leave as any caller does.
+    pub(crate) fn count(&self, callers: usize) {
+        // ORDER: Relaxed, as the store; the slot is published after this.
+        let flags = self.word.load(Ordering::Relaxed);
+        self.word.store(flags + callers * ONE, Ordering::Relaxed);
+    }
+
+    /// DONE from the start, for a slot whose value was written before anybody else has it.
+    pub(crate) fn begin_done(&self) {
+        // ORDER: Relaxed; the slot is published after this.
+        self.word.store(DONE, Ordering::Relaxed);
+    }
+
     /// L1, for who holds the claim. False: the handle must be counted.
     #[inline]
     pub(crate) fn lend(&self) -> bool {
@@ -440,6 +457,19 @@ impl Slot {
         }
     }
 
+    /// S12, for what a batch fetches although there is no body any more.
+    pub(crate) fn forget_left(&self) -> bool {
+        loop {
+            let w = self.look();
+            if w.is_dead() {
+                return false;
+            }
+            if self.change(w, w.0 | DEAD) {
+                return true;
+            }
+        }
+    }
+
     pub(crate) fn name(&self) -> &'static str {
         (self.meta.name)()
     }
@@ -465,7 +495,7 @@ impl Slot {
         self.has_called.store(true, Ordering::Relaxed);
     }
 
-    fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         // ORDER: Relaxed; see `mark_transient`.
         self.transient.load(Ordering::Relaxed)
     }
@@ -484,6 +514,11 @@ impl Slot {
     /// Whether the slot, seen as `seen`, has a body that wants a poll and that nobody polls.
     pub(crate) fn wants_poll(&self, seen: Word) -> bool {
         seen.is_idle() && (seen.0 & WOKEN != 0 || self.hub_if_made().is_some_and(Hub::is_woken))
+    }
+
+    /// Somebody may be parked here.
+    pub(crate) fn has_hub(&self) -> bool {
+        self.hub_if_made().is_some()
     }
 
     pub(crate) fn wake_all(&self) {
@@ -566,7 +601,8 @@ impl Start {
         Self { by, parent: body }
     }
 
-    fn by_helper(parent: Option<SlotPtr>) -> Self {
+    /// For callers whose edges are in the wait graph already; `parent`: for whom it is started.
+    pub(crate) fn by_helper(parent: Option<SlotPtr>) -> Self {
         Self {
             by: By::Helper,
             parent,
@@ -628,7 +664,13 @@ impl SlotPtr {
     }
 
     /// Drives the slot for the callers that are counted, if it can be driven now.
+    #[cfg(any(feature = "tokio", loom))]
     pub(crate) fn attempt(self, core: CorePtr, parent: Option<SlotPtr>) -> Attempt {
+        self.attempt_as(core, Start::by_helper(parent))
+    }
+
+    /// As [`attempt`](Self::attempt); `start` says for whom, if it is to be started.
+    pub(crate) fn attempt_as(self, core: CorePtr, start: Start) -> Attempt {
         loop {
             let w = self.look();
             if w.is_terminal() {
@@ -639,7 +681,7 @@ impl SlotPtr {
             }
             if w.is_empty() {
                 if self.claim_empty(w) {
-                    return Attempt::Driven(self.drive(core, Start::by_helper(parent), false));
+                    return Attempt::Driven(self.drive(core, start, false));
                 }
             } else if self.wants_poll(w) {
                 if self.claim_idle(w) {
@@ -882,6 +924,79 @@ impl SlotPtr {
             observe::primed(core, self);
         }
         claim.publish(DONE);
+    }
+
+    /// S14: puts in the value that `write` writes, for callers whose body only waits for it; or S13, if nobody is left. `claimed` is called
+    /// before the body is dropped. False if somebody holds the claim, or if it is over.
+    pub(crate) fn deliver(self, core: CorePtr, claimed: impl Fn(), write: impl FnOnce()) -> bool {
+        let claim = || {
+            claimed();
+            true
+        };
+        if self.claim_delivery(core, claim) {
+            let claim = Claim {
+                slot: self,
+                core,
+                counted: false,
+            };
+            write();
+            if core.is_observed() {
+                observe::finish(core, self, None);
+            }
+            claim.publish(DONE);
+            return true;
+        }
+        let primes = self.claim_prime();
+        if primes {
+            claimed();
+            self.publish_primed(core, write);
+        }
+        primes
+    }
+
+    /// S14, with an error, if the body is the one that is meant. Not if nobody is left.
+    pub(crate) fn deliver_error(self, core: CorePtr, error: &TaskError, is: impl FnOnce() -> bool) {
+        if self.claim_delivery(core, is) {
+            let claim = Claim {
+                slot: self,
+                core,
+                counted: false,
+            };
+            let _ = claim.fail(error.clone());
+        }
+    }
+
+    /// Takes the claim of a body that nobody polls, and drops the body, if it is the one that is meant: `is` looks when nobody can change that.
+    ///
+    /// Nothing is called but its destructor, where it is: neither runtime nor stack are seen to.
+    fn claim_delivery(self, core: CorePtr, is: impl FnOnce() -> bool) -> bool {
+        let seen = loop {
+            let w = self.look();
+            if !w.is_idle() {
+                return false;
+            }
+            if self.claim_idle(w) {
+                break w;
+            }
+        };
+        if !is() {
+            // As a poll that was pending.
+            let claim = Claim {
+                slot: self,
+                core,
+                counted: false,
+            };
+            let _ = claim.release(seen.0 & WOKEN != 0, false);
+            return false;
+        }
+        // SAFETY: the claim is ours.
+        if let Some(body) = unsafe { self.take_body() } {
+            // SAFETY: the body was alive and in nobody else's hands.
+            let drop = unsafe { body.as_ref().drop };
+            // SAFETY: as above; it is not used after this.
+            unsafe { drop(body) };
+        }
+        true
     }
 
     /// Drops what the slot holds and frees it.

@@ -24,7 +24,7 @@ use crate::BoxError;
 use crate::context::{CorePtr, Strong};
 #[cfg(any(feature = "shared", loom))]
 use crate::held::Counted;
-use crate::slot::{Attempt, Slot, SlotPtr};
+use crate::slot::{Attempt, Slot, SlotPtr, Start};
 
 /// How many polls may be nested before the next one hops, unless the stack is ample.
 const NESTED: u32 = if cfg!(loom) { 4 } else { 128 };
@@ -76,8 +76,8 @@ crate::sync::local! {
 /// A slot that the base of this stack is to drive.
 struct Hop {
     slot: SlotPtr,
-    /// The body for which it is driven.
-    parent: Option<SlotPtr>,
+    /// For whom it is started, if it is to be.
+    start: Start,
     /// Keeps the slot's memory.
     context: Strong,
 }
@@ -279,11 +279,11 @@ fn fresh<R>(f: impl FnOnce() -> R) -> R {
 }
 
 /// Leaves `slot` to the base of this stack. The caller is counted there and parked.
-pub(crate) fn hop(slot: SlotPtr, parent: Option<SlotPtr>, context: Strong) {
+pub(crate) fn hop(slot: SlotPtr, start: Start, context: Strong) {
     HOPS.with(|hops| {
         hops.borrow_mut().push(Hop {
             slot,
-            parent,
+            start,
             context,
         });
     });
@@ -315,7 +315,7 @@ fn drive_hops_from(first: usize) -> bool {
     let mut next = pop();
     while let Some(hop) = next {
         let below = length();
-        let ended = match hop.slot.attempt(hop.context.core(), hop.parent) {
+        let ended = match hop.slot.attempt_as(hop.context.core(), hop.start) {
             Attempt::Finished | Attempt::Driven(Poll::Ready(())) => true,
             Attempt::Driven(Poll::Pending) => {
                 if length() > below {

@@ -162,6 +162,14 @@ impl Hub {
             && self.word.fetch_or(DRIVER, Ordering::AcqRel) & DRIVER == 0
     }
 
+    /// Registers `waker` as the driver's, for a hub at which nobody parks: whoever follows it comes by this way, one at a time. The caller
+    /// looks at the slot again after this.
+    pub(crate) fn follow(&self, waker: &Waker) {
+        // ORDER: AcqRel (H5); as in `Park::register`. DRIVER stays.
+        self.word.fetch_or(DRIVER, Ordering::AcqRel);
+        self.driver.hold(waker);
+    }
+
     fn notify(&self, word: usize) {
         if word & (WAITERS | DRIVER) == 0 {
             return;

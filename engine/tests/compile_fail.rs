@@ -177,4 +177,6 @@ compiles! {
     futures_in_all_shapes = "compile_pass/futures_in_all_shapes.rs";
     tasks_of_all_kinds = "compile_pass/tasks_of_all_kinds.rs";
     owned_where_it_is_needed = "compile_pass/owned_where_it_is_needed.rs";
+    loads_of_all_kinds = "compile_pass/loads_of_all_kinds.rs";
+    shared_loads = "compile_pass/shared_loads.rs";
 }

@@ -2,7 +2,7 @@
 //!
 //! `runs` holds one run for all and who may leave it, `expiry` times on a paused clock, `generations` what an old run may not do, `bound`
 //! what goes, `tiers` the tier under a request's context, `cycles` runs that wait for each other, `ending` shutdown and runtimes,
-//! `faults` panics of user code and destructors that call back.
+//! `loads` batches across requests, `faults` panics of user code and destructors that call back.
 #![cfg(all(not(loom), feature = "shared"))]
 
 mod support;
@@ -19,6 +19,8 @@ mod expiry;
 mod faults;
 #[path = "shared/generations.rs"]
 mod generations;
+#[path = "shared/loads.rs"]
+mod loads;
 #[path = "shared/model.rs"]
 mod model;
 #[path = "shared/runs.rs"]

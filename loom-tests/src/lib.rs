@@ -14,6 +14,10 @@
 //!   model cannot pass because of it.
 //! * A model names its outcomes and asserts after the exploration that each was seen.
 
+#[cfg(not(loom))]
+pub mod batches;
+#[cfg(loom)]
+pub mod batching;
 #[cfg(loom)]
 pub mod scene;
 #[cfg(not(loom))]

@@ -39,6 +39,7 @@ mod results {
         let report = Report::from_json(&json("results/compare.json")?)
             .ok_or("results/compare.json is not what `compare --json` writes")?;
         let load = json("results/load.json")?;
+        let batch = json("results/batch.json")?;
         let counts = json("instructions.json")?;
 
         rewrite(
@@ -48,6 +49,7 @@ mod results {
                 ("table", report.table()),
                 ("not won", report.not_won()),
                 ("load", load_table(&load)?),
+                ("batches", batch_table(&batch)?),
                 ("memory", memory_text(&report)),
                 ("instructions", instructions(&counts)?),
             ],
@@ -111,6 +113,35 @@ mod results {
                 grouped(number(row, "cpu_us")?),
                 number(row, "peak_kib")? / 1024.0,
             )?;
+        }
+        Ok(out)
+    }
+
+    fn batch_table(batch: &Value) -> Fallible<String> {
+        let rows = batch["rows"].as_array().ok_or("no rows in batch.json")?;
+        let mut out = format!(
+            "Medians of {} pairs.\n\n\
+             | work | side | time, µs | ratio to watershed | to the first result, µs | batches |\n\
+             |---|---|--:|--:|--:|--:|\n",
+            batch["pairs"],
+        );
+        let mut before = "";
+        for row in rows {
+            let text = |key: &str| row[key].as_str().ok_or(format!("no {key} in batch.json"));
+            let number = |key: &str| row[key].as_f64().ok_or(format!("no {key} in batch.json"));
+            let work = text("work")?;
+            let ratio = row["ratio"].as_f64();
+            writeln!(
+                out,
+                "| {} | {} | {:.2} | {} | {:.2} | {} |",
+                if work == before { "" } else { work },
+                text("side")?,
+                number("us")?,
+                ratio.map_or(String::new(), |ratio| format!("{ratio:.2}")),
+                number("first_us")?,
+                number("batches")?,
+            )?;
+            before = work;
         }
         Ok(out)
     }

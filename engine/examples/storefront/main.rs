@@ -5,9 +5,9 @@
 //! cargo run --release --example storefront -- --requests 1000 --db /tmp/shop.db
 //! ```
 //!
-//! Read `tasks.rs` first: eleven plain async functions that ask one another. This file serves some hundred
+//! Read `tasks.rs` first: twelve plain async functions that ask one another. This file serves some hundred
 //! requests with them, measures, prints, and checks itself: it ends with code 1 when a page differs
-//! between the two ways of serving it, or when the memory saved no statement.
+//! between the ways of serving it, or when memory, batches or the second tier saved no statement.
 //!
 //! | file | what it holds |
 //! |---|---|
@@ -88,8 +88,8 @@ async fn show(options: Options) -> Result<bool, Box<dyn Error>> {
     let visits = visits(options.requests);
     let (one_by_one, together) = visits.split_at(visits.len() / 2);
 
-    // Warm both ways alike: the file's pages, the prepared statements, the threads.
-    for mode in [Mode::Memo, Mode::Direct] {
+    // Warm all ways alike: the file's pages, the prepared statements, the threads.
+    for mode in MODES {
         for visit in visits.iter().take(20) {
             serve(&db, mode, None, &Arc::default(), visit).await?;
         }
@@ -103,6 +103,7 @@ async fn show(options: Options) -> Result<bool, Box<dyn Error>> {
     let second = Half {
         title: format!("{} requests, {IN_FLIGHT} in flight", together.len()),
         runs: [
+            serve_together(&db, Mode::Batched, false, together).await?,
             serve_together(&db, Mode::Memo, false, together).await?,
             serve_together(&db, Mode::Direct, false, together).await?,
         ],
@@ -111,22 +112,27 @@ async fn show(options: Options) -> Result<bool, Box<dyn Error>> {
     say!(
         "{}",
         dim(
-            "  hits: calls that found the value there or joined the run under way, so that nothing ran\n  \
+            "  hits: calls that found the value there, joined the run under way or went along in a batch\n  \
+             with batches: items and discounts by `load`, many with one statement\n  \
+             one by one: each row with a statement of its own, but once per request\n  \
              without: the same tasks, each call runs again, as functions do that fetch what they need"
         )
     );
 
-    let over_tier = serve_together(&db, Mode::Memo, true, together).await?;
+    let over_tier = serve_together(&db, Mode::Batched, true, together).await?;
+    let [batched, one_row_each, _] = &second.runs;
     say!(
         "\n{}",
         bold("the same requests, products, discounts and flags from the second tier")
     );
     say!(
-        "  {} SQL statements in place of {}, p50 {} in place of {}",
+        "  {} SQL statements in place of {} with batches and {} one by one; p50 {} in place of {} and {}",
         grouped(over_tier.tally.statements()),
-        grouped(second.runs[0].tally.statements()),
+        grouped(batched.tally.statements()),
+        grouped(one_row_each.tally.statements()),
         millis(over_tier.percentile(50)),
-        millis(second.runs[0].percentile(50)),
+        millis(batched.percentile(50)),
+        millis(one_row_each.percentile(50)),
     );
 
     let at_most_once = show_one_request(&db, &visits[0]).await?;
@@ -134,7 +140,7 @@ async fn show(options: Options) -> Result<bool, Box<dyn Error>> {
 
     let checks = [
         (
-            "every page is the same with and without",
+            "every page is the same in all three ways",
             first.same_pages() && second.same_pages(),
         ),
         (
@@ -142,9 +148,13 @@ async fn show(options: Options) -> Result<bool, Box<dyn Error>> {
             first.saved() && second.saved(),
         ),
         (
+            "still fewer with batches",
+            first.batches_saved() && second.batches_saved(),
+        ),
+        (
             "every page is the same over the second tier, with fewer statements",
-            over_tier.pages == second.runs[0].pages
-                && over_tier.tally.statements() < second.runs[0].tally.statements(),
+            over_tier.pages == batched.pages
+                && over_tier.tally.statements() < one_row_each.tally.statements(),
         ),
         (
             "without the engine every call runs",
@@ -170,6 +180,9 @@ async fn show(options: Options) -> Result<bool, Box<dyn Error>> {
 }
 
 // --- serving ---------------------------------------------------------------------------------------
+
+/// The ways of serving, the best first.
+const MODES: [Mode; 3] = [Mode::Batched, Mode::Memo, Mode::Direct];
 
 /// What a browser sends: its session's token and the product it wants to see.
 pub(crate) type Visit = (String, Id);
@@ -197,25 +210,18 @@ async fn serve(
     Ok((text, start.elapsed()))
 }
 
-/// Serves each visit both ways, each way going first in every other pair.
-async fn serve_one_by_one(db: &Db, visits: &[Visit]) -> Result<[Served; 2], TaskError> {
-    let mut both = [Served::default(), Served::default()];
+/// Serves each visit in all ways, another one first each time.
+async fn serve_one_by_one(db: &Db, visits: &[Visit]) -> Result<[Served; 3], TaskError> {
+    let mut all: [Served; 3] = Default::default();
     for (nth, visit) in visits.iter().enumerate() {
-        for side in [nth % 2, 1 - nth % 2] {
-            let served = &mut both[side];
-            let (text, took) = serve(
-                db,
-                [Mode::Memo, Mode::Direct][side],
-                None,
-                &served.tally,
-                visit,
-            )
-            .await?;
+        for side in (nth..nth + 3).map(|side| side % 3) {
+            let served = &mut all[side];
+            let (text, took) = serve(db, MODES[side], None, &served.tally, visit).await?;
             served.pages.push(text);
             served.latencies.push(took);
         }
     }
-    Ok(both)
+    Ok(all)
 }
 
 /// Serves the visits on all cores, a fixed number of them in flight; over a catalogue that they share, or without.
@@ -290,23 +296,27 @@ impl Served {
     }
 }
 
-/// The same visits served with (0) and without (1) the engine's memory.
+/// The same visits served in the three ways of [`MODES`].
 struct Half {
     title: String,
-    runs: [Served; 2],
+    runs: [Served; 3],
 }
 
 impl Half {
     fn same_pages(&self) -> bool {
-        self.runs[0].pages == self.runs[1].pages
+        self.runs.iter().all(|run| run.pages == self.runs[0].pages)
     }
 
     fn saved(&self) -> bool {
+        self.runs[1].tally.statements() < self.runs[2].tally.statements()
+    }
+
+    fn batches_saved(&self) -> bool {
         self.runs[0].tally.statements() < self.runs[1].tally.statements()
     }
 
     fn all_run(&self) -> bool {
-        let tally = &self.runs[1].tally;
+        let tally = &self.runs[2].tally;
         tally.runs() == tally.calls()
     }
 
@@ -317,7 +327,8 @@ impl Half {
             "", "calls", "runs", "hits", "SQL", "p50", "p99"
         );
         say!("  {}", dim(&head));
-        for (name, served) in ["with the engine", "without"].iter().zip(&self.runs) {
+        let names = ["with batches", "one by one", "without"];
+        for (name, served) in names.iter().zip(&self.runs) {
             say!(
                 "  {name:<18}{:>10}{:>10}{:>10}{:>10}{:>12}{:>12}",
                 grouped(served.tally.calls()),
@@ -328,7 +339,7 @@ impl Half {
                 millis(served.percentile(99)),
             );
         }
-        let [with, without] = &self.runs;
+        let [with, _, without] = &self.runs;
         let times_less = |with: f64, without: f64| format!("{:.1}x less", without / with);
         let latency = |percent| {
             times_less(

@@ -4,6 +4,10 @@
 //! signatures, and yet a request reads each of them once: the engine runs a task at most once per
 //! request and input. Look at how often `subscription` is asked for.
 //!
+//! Rows that many ask for, one by one, are fetched many at a time: `products` and `discounts` take lists, and `me.load(products, id)` is
+//! `ctx.load(products, id)`. Or they are not fetched at all: what is the same for all requests comes from the second tier where there is
+//! one, by `me.shared(listed, id)`, which is `ctx.run_shared(listed, id)`.
+//!
 //! `me.ask(task, input)` is `ctx.run(task, input)` and a line in the example's record (`trace.rs`).
 //!
 //! Tasks and values have different names on purpose: after `let user = ..` the task `user` is hidden.
@@ -14,13 +18,14 @@ use std::fmt::{self, Write as _};
 
 use futures::future::try_join_all;
 use rusqlite::Row;
+use serde_json::json;
 use tokio::try_join;
 use watershed::{Ctx, TaskError};
 
 use crate::Visit;
 use crate::catalogue::{discount, flag_rules, listed};
 use crate::db::Id;
-use crate::trace::{Me, Shop};
+use crate::trace::{Answer, Me, Shop};
 
 /// Why a task of the shop fails. A server tells a 404 from a 500 by it, through `TaskError::downcast_ref`.
 #[derive(Debug)]
@@ -71,7 +76,6 @@ pub(crate) struct User {
     pub(crate) country: String,
 }
 
-#[derive(Clone)]
 pub(crate) struct Product {
     name: String,
     category: String,
@@ -183,40 +187,61 @@ pub(crate) async fn flags(ctx: Ctx<Shop>, user_id: Id) -> Result<Vec<String>, Ta
     Ok(names)
 }
 
-pub(crate) async fn product(ctx: Ctx<Shop>, id: Id) -> Result<Product, TaskError> {
-    let me = Me::body(&ctx, product, &id);
-    if let Some(item) = me.shared(listed, id).await? {
-        return Ok(item.clone());
-    }
-    let found = me
-        .one(
-            "SELECT name, category, cents FROM products WHERE id = ?1",
-            (id,),
-            Product::read,
+/// Products, as many as are asked for together: a batch function.
+pub(crate) async fn products(
+    ctx: Ctx<Shop>,
+    ids: Vec<Id>,
+) -> Result<HashMap<Id, Product>, TaskError> {
+    let me = Me::body(&ctx, products, &ids);
+    let rows = me
+        .all(
+            "SELECT name, category, cents, id FROM products
+             WHERE id IN (SELECT value FROM json_each(?1))",
+            (json!(ids).to_string(),),
+            |row| Ok((row.get(3)?, Product::read(row)?)),
         )
         .await?;
+    Ok(rows.into_iter().collect())
+}
+
+/// One product: from what all requests share, or with others that are asked for at the same time.
+async fn product<'a>(me: &Me<'a>, id: Id) -> Result<Answer<'a, Product>, TaskError> {
+    if let Some(item) = me.shared(listed, id).await? {
+        return Ok(Answer::Shared(item));
+    }
+    let found = me.load(products, id).await?;
     Ok(found.ok_or(ShopError::NoSuch("product", id))?)
+}
+
+/// What members of a level pay less in a category, by percent: a batch function.
+pub(crate) async fn discounts(
+    ctx: Ctx<Shop>,
+    of: Vec<(String, i64)>,
+) -> Result<HashMap<(String, i64), i64>, TaskError> {
+    let me = Me::body(&ctx, discounts, &of);
+    let rows = me
+        .all(
+            "SELECT d.category, d.level, d.percent FROM json_each(?1) AS asked
+             JOIN discounts AS d ON d.category = asked.value ->> 0 AND d.level = asked.value ->> 1",
+            (json!(of).to_string(),),
+            |row| Ok(((row.get(0)?, row.get(1)?), row.get(2)?)),
+        )
+        .await?;
+    Ok(rows.into_iter().collect())
 }
 
 /// What this user pays for this product.
 pub(crate) async fn price(ctx: Ctx<Shop>, (user_id, id): (Id, Id)) -> Result<i64, TaskError> {
     let me = Me::body(&ctx, price, &(user_id, id));
     let (item, plan, on) = try_join!(
-        me.ask(product, id),
+        product(&me, id),
         me.ask(subscription, user_id),
         me.ask(flags, user_id)
     )?;
     let key = (item.category.clone(), *plan as i64);
-    let off: Option<i64> = match me.shared(discount, key.clone()).await? {
+    let off = match me.shared(discount, key.clone()).await? {
         Some(off) => *off,
-        None => {
-            me.one(
-                "SELECT percent FROM discounts WHERE category = ?1 AND level = ?2",
-                key,
-                |row| row.get(0),
-            )
-            .await?
-        }
+        None => me.load(discounts, key).await?.map(|percent| *percent),
     };
     let sale = if on.iter().any(|flag| flag == "sale") {
         5
@@ -282,7 +307,7 @@ pub(crate) async fn orders(ctx: Ctx<Shop>, user_id: Id) -> Result<Vec<Order>, Ta
             |row| Ok((row.get(0)?, row.get(1)?)),
         )
         .await?;
-    let items = try_join_all(rows.iter().map(|&(_, id)| me.ask(product, id))).await?;
+    let items = try_join_all(rows.iter().map(|&(_, id)| product(&me, id))).await?;
     Ok(rows
         .iter()
         .zip(items)
@@ -312,7 +337,7 @@ pub(crate) async fn recommendations(ctx: Ctx<Shop>, user_id: Id) -> Result<Vec<O
         .map(|order| order.product)
         .chain(basket.iter().map(|line| line.product))
         .collect();
-    let items = try_join_all(known.iter().map(|&id| me.ask(product, id))).await?;
+    let items = try_join_all(known.iter().map(|&id| product(&me, id))).await?;
     let mut count = HashMap::<&str, usize>::new();
     for item in &items {
         *count.entry(&item.category).or_default() += 1;
@@ -336,7 +361,7 @@ pub(crate) async fn recommendations(ctx: Ctx<Shop>, user_id: Id) -> Result<Vec<O
     try_join_all(fresh.map(|id| {
         let me = &me;
         async move {
-            let (item, cents) = try_join!(me.ask(product, id), me.ask(price, (user_id, id)))?;
+            let (item, cents) = try_join!(product(me, id), me.ask(price, (user_id, id)))?;
             Ok(Offer {
                 name: item.name.clone(),
                 cents: *cents,
@@ -354,7 +379,7 @@ pub(crate) async fn page(ctx: Ctx<Shop>, (token, product_id): Visit) -> Result<S
         me.ask(user, user_id),
         me.ask(subscription, user_id),
         me.ask(flags, user_id),
-        me.ask(product, product_id),
+        product(&me, product_id),
         me.ask(price, (user_id, product_id)),
         me.ask(reviews, (user_id, product_id)),
         me.ask(cart, user_id),

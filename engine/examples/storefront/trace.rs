@@ -5,6 +5,7 @@
 //! `me.ask(task, input)`.
 
 use std::any::type_name;
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::ops::Deref;
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rusqlite::{OptionalExtension, Params, Row};
-use watershed::{Ctx, Shared, Task, TaskError};
+use watershed::{Batch, Ctx, Shared, Task, TaskError};
 
 use crate::catalogue::Catalogue;
 use crate::db::Db;
@@ -24,7 +25,9 @@ use crate::terminal::dim;
 /// How calls are answered.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// By `ctx.run`: a task runs once per request and input.
+    /// By `ctx.run`, and rows by `ctx.load`: many of them with one statement.
+    Batched,
+    /// By `ctx.run`: a task runs once per request and input; each row with a statement of its own.
     Memo,
     /// By `ctx.run_fresh`: every call runs.
     Direct,
@@ -222,6 +225,28 @@ impl<'a> Me<'a> {
             return Ok(None);
         }
         self.ctx.run_shared(task, input).await.map(Some)
+    }
+
+    /// `ctx.load(batch, key)`; in the other modes the same function is asked for this key alone.
+    pub(crate) async fn load<B, K, V>(
+        &self,
+        batch: B,
+        key: K,
+    ) -> Result<Option<Answer<'a, V>>, TaskError>
+    where
+        B: Batch<Shop, K, Value = V, Future: Send>,
+        B: Task<Shop, Vec<K>, Value = HashMap<K, V>, Future: Send>,
+        K: Debug + Hash + Eq + Clone + Send + Sync + 'static,
+        V: Send + Sync + 'static,
+    {
+        if self.ctx.state().mode == Mode::Batched {
+            self.ctx.state().tally.calls.fetch_add(1, Relaxed);
+            return Ok(self.ctx.load(batch, key).await?.map(Answer::Shared));
+        }
+        Ok(match self.ask(batch, vec![key.clone()]).await? {
+            Answer::Shared(rows) => rows.get(&key).map(Answer::Shared),
+            Answer::Owned(mut rows) => rows.remove(&key).map(Answer::Owned),
+        })
     }
 
     /// One statement that gives at most one row.

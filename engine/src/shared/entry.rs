@@ -10,7 +10,7 @@ use std::mem::ManuallyDrop;
 use super::outcome::{Outcome, Place, Seen};
 use super::run::Running;
 use crate::context::CorePtr;
-use crate::slot::{SlotPtr, new_node, type_id};
+use crate::slot::{SlotPtr, name, new_node, type_id};
 use crate::stack;
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, SeenArc};
@@ -168,7 +168,7 @@ where
     const {
         &TaskMeta {
             type_id: type_id::<G, F, In>(),
-            name: std::any::type_name::<F>,
+            name: name::<G, F, In>,
             root: root::<G, F, In>,
             take: take::<G, F, In>,
         }

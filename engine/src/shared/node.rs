@@ -21,7 +21,7 @@ use crate::context::{CorePtr, Ctx};
 use crate::error::TaskError;
 use crate::held::Held;
 use crate::run::Run;
-use crate::slot::{Body, Meta, Slot, SlotPtr, input, type_id};
+use crate::slot::{Body, Meta, Slot, SlotPtr, input, name, type_id};
 use crate::sync::Arc;
 use crate::sync::cell::UnsafeCell;
 use crate::task::{Input, Key, Task};
@@ -177,7 +177,7 @@ where
 {
     const META: Meta = Meta {
         type_id: type_id::<G, F, In>(),
-        name: std::any::type_name::<F>,
+        name: name::<G, F, In>,
         stands: true,
         start: Self::start,
         renew: Self::renew,
@@ -218,7 +218,7 @@ where
 {
     const META: Meta = Meta {
         type_id: Self::ID,
-        name: std::any::type_name::<F>,
+        name: name::<G, F, In>,
         stands: true,
         start: Self::start,
         renew: Self::renew,

@@ -23,6 +23,7 @@ use super::map::Map;
 use super::outcome::{NEVER, Outcome, Retired, pin};
 use super::run::{Driver, EndedBy, Prepared, Running, SHUT_DOWN};
 use super::{Policy, Stats};
+use crate::batch::Collectors;
 use crate::context::{hasher, seed};
 use crate::cycle::Graph;
 use crate::error::{TaskError, TaskErrorKind};
@@ -51,6 +52,8 @@ pub(crate) struct TierOf<G: ?Sized> {
     /// Who waits for the last run to end.
     pub(super) idle: AtomicPtr<Hub>,
     counts: Counts,
+    /// Where keys of batches gather.
+    collectors: Collectors,
     /// In a model: the drivers, for the model's own threads to poll.
     #[cfg(loom)]
     pub(super) drivers: std::sync::Mutex<Vec<Driver>>,
@@ -101,6 +104,8 @@ pub(super) struct Settings {
     pub(super) policies: HashMap<TypeId, Policy>,
     pub(super) max_entries: usize,
     pub(super) max_depth: usize,
+    /// How many keys a batch takes, by batch function.
+    pub(super) max_batch: HashMap<TypeId, usize>,
 }
 
 impl Tier {
@@ -117,6 +122,7 @@ impl Tier {
             runs: Mutex::new(Runs::default()),
             idle: AtomicPtr::new(std::ptr::null_mut()),
             counts: Counts::default(),
+            collectors: Collectors::new(settings.max_batch),
             #[cfg(loom)]
             drivers: std::sync::Mutex::default(),
             state,
@@ -130,6 +136,10 @@ impl Tier {
 
     pub(crate) fn graph(&self) -> &Mutex<Graph> {
         &self.graph
+    }
+
+    pub(crate) fn collectors(&self) -> &Collectors {
+        &self.collectors
     }
 
     pub(super) fn max_depth(&self) -> usize {

@@ -18,6 +18,7 @@ use std::ptr::NonNull;
 use std::task::{Context, Poll};
 
 use super::{Body, Meta, Slot, SlotPtr};
+use crate::batch;
 use crate::context::{CorePtr, Ctx, Fake};
 use crate::error::TaskError;
 use crate::stack;
@@ -91,6 +92,21 @@ where
     unsafe { &*value }
 }
 
+/// As [`value`], for a task whose type cannot be named.
+///
+/// # Safety
+/// As for [`value`].
+pub(crate) unsafe fn value_at<'c, S, F, In>(slot: SlotPtr, task: F) -> &'c F::Value
+where
+    S: Send + Sync + 'static,
+    F: Task<S, In> + 'c,
+    In: Input,
+{
+    let _ = task;
+    // SAFETY: the promise of the caller.
+    unsafe { value::<S, F, In>(slot) }
+}
+
 /// Writes the value of a slot.
 ///
 /// # Safety
@@ -105,6 +121,37 @@ where
     let place = unsafe { Types::<S, F, In>::place_mut(slot) };
     // SAFETY: as above.
     unsafe { place.cast::<F::Value>().write(value) };
+}
+
+/// As [`write()`], for a task whose type cannot be named.
+///
+/// # Safety
+/// As for [`write()`].
+pub(crate) unsafe fn write_at<S, F, In>(slot: SlotPtr, task: F, value: F::Value)
+where
+    S: Send + Sync + 'static,
+    F: Task<S, In>,
+    In: Input,
+{
+    let _ = task;
+    // SAFETY: the promise of the caller.
+    unsafe { write::<S, F, In>(slot, value) };
+}
+
+/// The name of a task; of an inner one of batches that of the function.
+pub(crate) fn name<S, F, In>() -> &'static str
+where
+    S: Send + Sync + 'static,
+    F: Task<S, In>,
+    In: Input,
+{
+    let name = std::any::type_name::<F>();
+    // Known when it is compiled.
+    if batch::is_ours::<F::Value, F::Error>() {
+        batch::name(name)
+    } else {
+        name
+    }
 }
 
 /// A new slot: in the context's room while there is some, then on the heap.
@@ -180,7 +227,7 @@ where
         );
         Meta {
             type_id: type_id::<S, F, In>(),
-            name: std::any::type_name::<F>,
+            name: name::<S, F, In>,
             stands: false,
             start: Self::start,
             renew: Self::renew,
