@@ -333,6 +333,7 @@ impl CorePtr {
         runtime: tokio::runtime::Handle,
     ) -> Result<(), tokio::runtime::Handle> {
         let home = get_or_make(&self.runtime, || runtime.clone());
+        // An id might be given again when its runtime has ended; then the bodies that are sent there find it gone, as they would find their own.
         if home.id() == runtime.id() {
             Ok(())
         } else {

@@ -130,6 +130,9 @@ pub use shared::{
     Stats,
 };
 pub use task::{Call, Input, Key, Task};
+#[cfg(loom)]
+#[doc(hidden)]
+pub use wake::model as waker_model;
 
 /// The blocks of the README, as tests.
 #[cfg(all(doctest, feature = "shared"))]

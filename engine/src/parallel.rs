@@ -98,6 +98,8 @@ impl Fan {
         #[cfg(any(feature = "tokio", loom))]
         if let State::Helped { group, .. } = &self.state {
             group.stop();
+            // Those that are left may be parked where only the fan's own call is counted, which then tells nobody of the end.
+            group.dismiss();
         }
         self.state = State::Here {
             active: Vec::new(),

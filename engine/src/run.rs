@@ -260,6 +260,11 @@ impl RawRun {
                 }
                 self.park.register(self.slot.hub(), cx.waker());
                 registered = true;
+                // Once more: whoever was to tell of a deadline may have gone, and have told, before this call could be found.
+                if let Err(error) = caller.core.check_wait(|| self.slot.name()) {
+                    self.leave(caller);
+                    return Poll::Ready(Err(error));
+                }
                 continue;
             }
             if wants_poll {

@@ -125,7 +125,7 @@ const FAILED: usize = 5;
 const GONE: usize = 6;
 /// Set in the terminal phases and in no other.
 const TERMINAL: usize = 4;
-/// Somebody went to sleep without having seen IDLE; cleared by who leaves POLLING or DROPPING. Set: that one looks for a wake to pass on.
+/// Somebody went to sleep without having seen IDLE with HUB; cleared by who leaves POLLING or DROPPING. Set: that one looks for a wake to pass on.
 const CONTENDED: usize = 1 << 3;
 /// Forgotten, or a transient failure: nobody new joins, lookups walk past. Never cleared.
 const DEAD: usize = 1 << 4;
@@ -135,13 +135,13 @@ const CLOSED: usize = 1 << 5;
 const OBSERVED: usize = 1 << 6;
 /// The body woke itself in its last poll. Only in IDLE, and on the way from there to EMPTY.
 const WOKEN: usize = 1 << 7;
-/// The body was first polled in the context's runtime. From the end of that poll until the body is gone.
+/// The body was first polled in the context's runtime. From the end of that poll; cleared where a body may follow (S10).
 const HOSTED: usize = 1 << 8;
 /// The hub was there when this was set, so who sees it sees the hub. Never cleared.
 const HUB: usize = 1 << 9;
 /// There was a body that was pending. Never cleared.
 const PENDED: usize = 1 << 10;
-/// What does not outlive a body.
+/// What is not there any more where another body may start. (It stays in DONE and FAILED, where nobody asks.)
 const OF_BODY: usize = PHASE | CONTENDED | WOKEN | HOSTED;
 /// One caller.
 const ONE: usize = 1 << 11;
@@ -304,6 +304,14 @@ impl Word {
     pub(crate) fn callers(self) -> usize {
         self.0 / ONE
     }
+    #[inline]
+    fn with_one_more(self) -> usize {
+        // Two million callers of one run, on 32 bits half of that: as with `Arc`'s counts, there is no going on from there.
+        if cfg!(not(target_pointer_width = "64")) && self.0 > usize::MAX / 2 {
+            std::process::abort();
+        }
+        self.0 + ONE
+    }
 }
 
 /// What became of trying to drive a slot for the callers that are counted there.
@@ -405,7 +413,7 @@ impl Slot {
     #[inline]
     pub(crate) fn join_and_claim(&self, seen: Word) -> bool {
         debug_assert!(seen.is_empty() && !seen.is_closed());
-        self.change(seen, (seen.0 | POLLING) + ONE)
+        self.change(seen, seen.with_one_more() | POLLING)
     }
 
     /// S1, for callers that are counted.
@@ -423,7 +431,7 @@ impl Slot {
     /// S2.
     pub(crate) fn join(&self, seen: Word) -> bool {
         debug_assert!(!seen.is_terminal() && !seen.is_closed());
-        self.change(seen, seen.0 + ONE)
+        self.change(seen, seen.with_one_more())
     }
 
     /// S4; true if the caller may sleep.
@@ -726,8 +734,13 @@ impl SlotPtr {
                 let edge = edge.map_or(std::ptr::null_mut(), SlotPtr::as_ptr);
                 // ORDER: Release; read under the lock of the wait graph, by searches that come after a join of this run's body.
                 self.starter.store(edge, Ordering::Release);
+                let pended = self.look().0 & PENDED != 0;
+                if pended {
+                    // SAFETY: the claim is ours.
+                    unsafe { self.forget_runtime() };
+                }
                 // After an earlier run, somebody who judged that one may be on his way.
-                let depth = if by != By::Caller || self.look().0 & (PENDED | HUB) != 0 {
+                let depth = if by != By::Caller || pended {
                     cycle::depth(core, parent, self)
                 } else {
                     parent.map_or(0, |parent| parent.depth() + 1)
@@ -910,6 +923,19 @@ impl SlotPtr {
         }
         let _ = core;
         0
+    }
+
+    /// What [`keep_runtime`](Self::keep_runtime) kept for an earlier body is not this one's.
+    ///
+    /// # Safety
+    /// The caller holds the claim.
+    #[cold]
+    unsafe fn forget_runtime(self) {
+        #[cfg(feature = "tokio")]
+        if let Some(hub) = self.hub_if_made() {
+            // SAFETY: the promise of the caller.
+            unsafe { hub.set_runtime(None) };
+        }
     }
 
     /// Puts in the value that `write` writes, for who holds the claim of S13.

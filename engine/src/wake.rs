@@ -21,7 +21,8 @@
 //! | `DRIVER` | the caller that takes the driver's place (H5) | the same, after it took its waker back (H6) | the cell has an owner |
 //!
 //! All of them are read-modify-writes of one word, so a wake and a registration are ordered by it: either
-//! the wake sees the registration, or whoever registers sees `WOKEN`.
+//! the wake sees the registration, or whoever registers sees `WOKEN`. H3 and H4 are left out where a look shows that the bit is as it is
+//! to be; the reasons are there.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -116,8 +117,8 @@ impl Hub {
     /// Whether the body wants a poll.
     pub(crate) fn is_woken(&self) -> bool {
         // ORDER: Relaxed; whoever acts on it goes through H3, and whoever sleeps has registered in this word (H4, H5): he sees a wake that came
-        // before that, and one that comes after it sees him. A driver that registers again writes its cell only: there C1 (also where it
-        // fails, hence Acquire) orders it behind the wake that took its waker.
+        // before that, and one that comes after it sees him. A driver that registers again uses its cell only: if its waker was taken, C1 orders it
+        // behind the wake that took it; if not, a wake is still to take it, and comes after this poll began.
         self.word.load(Ordering::Relaxed) & WOKEN != 0
     }
 
@@ -276,7 +277,7 @@ impl<'s> PollWaker<'s> {
 
     /// Whether another thread woke the body by reference, while there was no hub.
     pub(crate) fn was_woken(&self) -> bool {
-        // ORDER: Acquire; pairs with the Release of the swap in `STACK_VTABLE`, which another thread may have done. After the poll nobody has
+        // ORDER: Acquire; pairs with the Release of the store in `STACK_VTABLE`, which another thread may have done. After the poll nobody has
         // the waker.
         self.woken.load(Ordering::Acquire)
     }
@@ -394,7 +395,8 @@ impl Park {
 
     fn listed(hub: &Hub) {
         // ORDER: Acquire; pairs with the AcqRel below, and by way of it with every wake that came before the bit and did not notify. One that
-        // comes after it notifies: event-listener promises that it finds the listener, or that the look that follows sees what was before it.
+        // comes after it notifies: event-listener's `notify` takes the lock of the list, which orders it with `listen`: it finds the listener, or the look that
+        // follows sees what was before it.
         if hub.word.load(Ordering::Acquire) & WAITERS == 0 {
             // ORDER: AcqRel (H4), after the listener is in the list: either a wake sees WAITERS and notifies, or the
             // look that follows sees what the waker's side did.
@@ -449,28 +451,104 @@ fn listen(listener: &mut Option<EventListener>, hub: &Hub, waker: &Waker) {
 ///
 /// | | who | from → to | operation | why |
 /// |---|---|---|---|---|
-/// | C0 | anybody | look | load Acquire | pairs with C1: the words of a full cell are written; with C2: the owner finds them read |
+/// | C0 | anybody | look | load Acquire | pairs with C1: the words of a full cell are written; with C2: the owner finds them read. An owner that finds its waker there needs no more: who takes it will wake it, and that wake comes after this poll began |
 /// | C1 | owner | empty → full, next turn | swap AcqRel, after it wrote the words | Release: publishes them to C0. Acquire, and a read-modify-write: either C2 finds the waker, or the owner's next look sees what the taker did before C2 |
 /// | C2 | taker | full → empty; empty → the same | CAS AcqRel | Release: the words are read, and see C1. Acquire, and a write also where there is nothing to take: see C1 |
 ///
 /// The `atomic-waker` crate clones and drops wakers in a critical section, so a waker that panics there leaves it locked for good. Here
 /// there is none: what is put in is the caller's clone, and what is taken out is dropped by who took it.
-pub(crate) struct WakerCell {
+pub(crate) struct WakerCell<W: TwoWords = Words> {
     state: AtomicUsize,
-    data: std::sync::atomic::AtomicPtr<()>,
-    vtable: std::sync::atomic::AtomicPtr<RawWakerVTable>,
+    words: W,
+}
+
+/// Where the two words of a waker lie.
+pub(crate) trait TwoWords {
+    fn new(data: *mut (), vtable: *mut RawWakerVTable) -> Self;
+    fn read(&self) -> (*mut (), *mut RawWakerVTable);
+    fn write(&self, data: *mut (), vtable: *mut RawWakerVTable);
+}
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident: $($atomic:ident)::+) => {
+        $(#[$doc])*
+        pub(crate) struct $name {
+            data: $($atomic)::+<()>,
+            vtable: $($atomic)::+<RawWakerVTable>,
+        }
+
+        impl TwoWords for $name {
+            fn new(data: *mut (), vtable: *mut RawWakerVTable) -> Self {
+                Self { data: $($atomic)::+::new(data), vtable: $($atomic)::+::new(vtable) }
+            }
+            #[inline]
+            fn read(&self) -> (*mut (), *mut RawWakerVTable) {
+                // ORDER: Relaxed, as the stores; the cell's state publishes them, and says whether they were read in one turn.
+                (self.data.load(Ordering::Relaxed), self.vtable.load(Ordering::Relaxed))
+            }
+            #[inline]
+            fn write(&self, data: *mut (), vtable: *mut RawWakerVTable) {
+                self.data.store(data, Ordering::Relaxed);
+                self.vtable.store(vtable, Ordering::Relaxed);
+            }
+        }
+    };
+}
+
+words! {
+    /// The words of every cell. They are `std`'s also in a model of the engine, which would otherwise have five times as many executions; the
+    /// model of the cell alone has its own.
+    Words: std::sync::atomic::AtomicPtr
+}
+
+#[cfg(loom)]
+words! {
+    /// Words that a model follows.
+    Followed: loom::sync::atomic::AtomicPtr
+}
+
+/// For the model of the cell.
+#[cfg(loom)]
+pub mod model {
+    use super::{Followed, Waker, WakerCell};
+
+    /// A cell whose words the model follows.
+    pub struct Cell(WakerCell<Followed>);
+
+    impl Default for Cell {
+        fn default() -> Self {
+            Self(WakerCell::new())
+        }
+    }
+
+    impl Cell {
+        /// Puts the waker in. For one thread only.
+        pub fn hold(&self, waker: &Waker) {
+            self.0.hold(waker);
+        }
+
+        /// Takes the waker out.
+        pub fn take(&self) -> Option<Waker> {
+            self.0.take()
+        }
+    }
+
+    impl std::fmt::Debug for Cell {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("Cell")
+        }
+    }
 }
 
 const FULL: usize = 1;
 /// One turn.
 const TURN: usize = 2;
 
-impl WakerCell {
+impl<W: TwoWords> WakerCell<W> {
     pub(crate) fn new() -> Self {
         Self {
             state: AtomicUsize::new(0),
-            data: std::sync::atomic::AtomicPtr::new(std::ptr::null_mut()),
-            vtable: std::sync::atomic::AtomicPtr::new(std::ptr::null_mut()),
+            words: W::new(std::ptr::null_mut(), std::ptr::null_mut()),
         }
     }
 
@@ -479,8 +557,7 @@ impl WakerCell {
         let (data, vtable) = into_words(waker);
         Self {
             state: AtomicUsize::new(FULL),
-            data: std::sync::atomic::AtomicPtr::new(data),
-            vtable: std::sync::atomic::AtomicPtr::new(vtable),
+            words: W::new(data, vtable),
         }
     }
 
@@ -490,9 +567,8 @@ impl WakerCell {
         let mut state = self.state.load(Ordering::Acquire);
         let mut old = None;
         if state & FULL != 0 {
-            // ORDER: Relaxed; the owner wrote them. If somebody takes the waker now, it wakes the task that polls here, after this poll began.
-            let data = self.data.load(Ordering::Relaxed).cast_const();
-            let vtable = self.vtable.load(Ordering::Relaxed).cast_const();
+            // The owner wrote them. If somebody takes the waker now, it wakes the task that polls here, after this poll began.
+            let (data, vtable) = self.words.read();
             if std::ptr::eq(data, waker.data()) && std::ptr::eq(vtable, waker.vtable()) {
                 return;
             }
@@ -504,13 +580,12 @@ impl WakerCell {
             state &= !FULL;
         }
         let (data, vtable) = into_words(new);
-        // ORDER: Relaxed; the cell is empty, so nobody keeps what he reads here now (C2). C1 publishes them.
-        self.data.store(data, Ordering::Relaxed);
-        self.vtable.store(vtable, Ordering::Relaxed);
+        // The cell is empty, so nobody keeps what he reads there now (C2).
+        self.words.write(data, vtable);
         // ORDER: AcqRel (C1); see the table. Nobody else fills the cell, so nothing is overwritten.
         self.state
             .swap(state.wrapping_add(TURN) | FULL, Ordering::AcqRel);
-        drop(old);
+        stack::contain(|| drop(old));
     }
 
     /// Takes the waker out. For anybody.
@@ -518,9 +593,8 @@ impl WakerCell {
         // ORDER: Acquire (C0); pairs with C1: the words.
         let mut state = self.state.load(Ordering::Acquire);
         loop {
-            // ORDER: Relaxed; if they are of another turn than `state`, C2 fails.
-            let data = self.data.load(Ordering::Relaxed);
-            let vtable = self.vtable.load(Ordering::Relaxed);
+            // If they are of another turn than `state`, C2 fails.
+            let (data, vtable) = self.words.read();
             // ORDER: AcqRel (C2); see the table. On failure Acquire, as the first load.
             match self.state.compare_exchange(
                 state,
@@ -551,7 +625,7 @@ impl WakerCell {
     }
 }
 
-impl Drop for WakerCell {
+impl<W: TwoWords> Drop for WakerCell<W> {
     fn drop(&mut self) {
         // What the cell is part of is counted by std's `Arc`, of which a model does not learn that the others are done: it must not guess.
         let waker = if cfg!(loom) {

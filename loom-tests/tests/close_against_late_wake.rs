@@ -6,7 +6,7 @@
 //! event:                             ---- fire -------------------'
 //! ```
 //!
-//! Explored with at most 2 preemptions. The outcomes are a value that was made and none. Guards S11, H1 and C3 against the end, K3 and K4.
+//! Explored with at most 2 preemptions. The outcomes are a value that was made and none. Guards S11, H1 and C2 against the end, K3 and K4.
 #![cfg(loom)]
 
 use loom::thread;

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Explored with at most 3 preemptions, 2 where there are two events. Both have called before the race, so there is one start and one
-//! outcome. Guards S8, S9's count, H1, H6 and C3.
+//! outcome. Guards S8, S9's count, H1, H6 and C2.
 #![cfg(loom)]
 
 use std::convert::Infallible;

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The body gives its waker away at its first poll and reads what was stepped with Relaxed, so that nothing but the engine's
-//! wake and claim orders its polls. Explored with at most 3 preemptions, 2 and 1 where two callers poll. Guards S3, S5, S5a, H1, H2 and H3.
+//! wake and claim orders its polls. Explored with at most 3 preemptions, 2 and 1 where two callers poll. Guards S3, S5, S5a, H1 and H3.
 #![cfg(loom)]
 
 use std::convert::Infallible;
