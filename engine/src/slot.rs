@@ -57,9 +57,12 @@
 //! | S1 | Relaxed | `last_caller_against_arrival`: never ends |
 //! | S2, S12 | joins what is DEAD | `forget_against_run` |
 //! | S3 | Relaxed | `wake_during_poll` |
+//! | S3 | WOKEN not cleared | `own_wake` |
 //! | S4 | left out; Relaxed; only when unset | `publish_against_park`; the same; `two_callers_one_key`, `three_callers` |
+//! | S4 | not where HUB is not set | `own_wake` |
 //! | S5 | without Release, without Acquire | `wake_during_poll`, `driver_dropped` |
-//! | S5a | no wake | `two_callers_one_key`, `wake_during_poll` |
+//! | S5 | WOKEN not set | `own_wake` |
+//! | S5a | no wake; only for CONTENDED; not for WOKEN | `two_callers_one_key`, `wake_during_poll`; `own_wake`; `own_wake` |
 //! | S6 | the count, CLOSED not looked at | `helpers`; `close_against_spawn` |
 //! | S7 | without Release, without Acquire; wakes only who contended | `publish_against_park`, `two_callers_one_key`; `wake_during_poll` |
 //! | S8 | Relaxed | nothing: the Acquire look before it orders, and only the count is changed (kept: the same instruction on x86) |

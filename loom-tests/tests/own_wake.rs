@@ -15,9 +15,12 @@
 #![cfg(loom)]
 
 use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::Poll;
 
 use watershed::{Ctx, TaskErrorKind};
-use watershed_loom_tests::scene::{Scene, World};
+use watershed_loom_tests::scene::{KEY, Scene, World};
 use watershed_loom_tests::{Value, block_on, explore, go, poll_once, yield_once};
 
 /// Wakes itself twice, by reference.
@@ -37,6 +40,58 @@ async fn asleep(ctx: Ctx<World>, _: u64) -> Result<Value, Infallible> {
     let body = tally.body();
     std::future::pending::<()>().await;
     Ok(tally.value(body.number))
+}
+
+/// Calls itself so often, which is deeper than polls are nested, and then a body that wakes itself.
+fn chain(
+    ctx: Ctx<World>,
+    left: u64,
+) -> Pin<Box<dyn Future<Output = Result<usize, Infallible>> + Send>> {
+    Box::pin(async move {
+        Ok(match left {
+            0 => ctx.run(yielding, KEY).await.unwrap().number,
+            left => *ctx.run(chain, left - 1).await.unwrap(),
+        })
+    })
+}
+
+/// The base of the stack polls the body, so the caller that left it to the base must be told by S5a. No race: it is alone.
+#[test]
+fn caller_that_left_its_slot_to_the_base_is_told_of_each_wake() {
+    explore(0, || {
+        let scene = Scene::new(0);
+        assert_eq!(*block_on(scene.ctx.run(chain, 6)).unwrap(), 0);
+        scene.end();
+    });
+}
+
+/// Wakes itself once, and is never woken again.
+async fn once(ctx: Ctx<World>, _: u64) -> Result<Value, Infallible> {
+    let World { tally, .. } = ctx.state();
+    let body = tally.body();
+    yield_once().await;
+    std::future::poll_fn(|_| {
+        assert!(!tally.passed(), "it was polled without a wake");
+        tally.pass();
+        Poll::<()>::Pending
+    })
+    .await;
+    Ok(tally.value(body.number))
+}
+
+/// No race: it is alone.
+#[test]
+fn wake_of_its_own_is_good_for_one_poll() {
+    explore(0, || {
+        let scene = Scene::new(0);
+        let mut caller = scene.call(once);
+        for _ in 0..4 {
+            assert!(poll_once(&mut caller).is_pending());
+        }
+        assert!(scene.tally.passed());
+        drop(caller);
+        scene.end();
+    });
 }
 
 #[test]
