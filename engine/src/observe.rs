@@ -576,6 +576,14 @@ impl Cell {
             .take()
     }
 
+    /// Drops it. It may hold a span, which is somebody else's code.
+    fn forget_origin(&self) {
+        let origin = self.take_origin();
+        stack::contain(move || {
+            let _gone = origin;
+        });
+    }
+
     #[cfg(feature = "tracing")]
     fn spans(&self) -> MutexGuard<'_, Spans> {
         self.spans.lock().unwrap_or_else(PoisonError::into_inner)
@@ -862,7 +870,7 @@ pub(crate) fn cancel(core: CorePtr, slot: SlotPtr) {
         return;
     };
     // One that came too late for this run is not for the next.
-    stack::contain(|| drop(cell.take_origin()));
+    cell.forget_origin();
     let cancel = Cancel {
         run,
         at,
@@ -975,7 +983,7 @@ pub(crate) fn over(core: CorePtr, slot: SlotPtr, body: Option<SlotPtr>, since: &
     if since == Since::STARTER {
         if word.is_empty() {
             // A promise that is not kept.
-            stack::contain(|| drop(cell(slot).take_origin()));
+            cell(slot).forget_origin();
         }
         return;
     }
