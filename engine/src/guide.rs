@@ -5,6 +5,7 @@
 //! * [`errors_and_retries`]: what callers get, what a server answers, and how to try again.
 //! * [`cancellation_and_deadlines`]: how a context ends, how a caller gives up, and what goes on.
 //! * [`parallel_or_concurrent`]: `join!`, `parallel`, `parallel_all`, `run_all`, `spawn`: which one.
+//! * [`batching`]: many keys, one run.
 //! * [`testing`]: fakes with `replace`, values with `prime`, what ran, and time.
 //! * [`observing`]: where it hangs, what a request did, metrics, traces.
 //! * [`second_tier`]: values that all requests share, for a while.
@@ -38,6 +39,11 @@ pub mod cancellation_and_deadlines {}
 #[cfg_attr(not(loom), doc = "")]
 #[cfg_attr(not(loom), doc = include_str!("guide/parallel_or_concurrent.md"))]
 pub mod parallel_or_concurrent {}
+
+/// Many keys, one run.
+#[cfg_attr(not(loom), doc = "")]
+#[cfg_attr(not(loom), doc = include_str!("guide/batching.md"))]
+pub mod batching {}
 
 /// Fakes, values put in, what ran, and time.
 #[cfg_attr(not(loom), doc = "")]

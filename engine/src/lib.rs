@@ -48,7 +48,7 @@
 //! # The guide
 //! [`getting_started`](guide::getting_started) takes ten minutes. Then [`thinking_in_tasks`](guide::thinking_in_tasks),
 //! [`errors_and_retries`](guide::errors_and_retries), [`cancellation_and_deadlines`](guide::cancellation_and_deadlines),
-//! [`parallel_or_concurrent`](guide::parallel_or_concurrent), [`testing`](guide::testing), [`observing`](guide::observing),
+//! [`parallel_or_concurrent`](guide::parallel_or_concurrent), [`batching`](guide::batching), [`testing`](guide::testing), [`observing`](guide::observing),
 //! [`second_tier`](guide::second_tier), [`servers`](guide::servers), and [`migrating`](guide::migrating) from cells, moka, a DataLoader or River. When rustc
 //! objects: [`compile_errors`](guide::compile_errors). What cannot be had: [`limits`](guide::limits).
 //!

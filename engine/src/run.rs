@@ -245,6 +245,8 @@ impl RawRun {
                 } else if w.is_observed() {
                     self.joined(caller.core, caller.body, w);
                 }
+                // A body that yields does so for this caller too. (A batch would go before who is yet to be polled has asked.)
+                drove |= self.counted && w.has_yielded();
                 continue;
             }
             if !registered {

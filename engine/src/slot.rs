@@ -295,6 +295,10 @@ impl Word {
     pub(crate) fn may_sleep(self) -> bool {
         self.0 & (PHASE | HUB) == IDLE | HUB
     }
+    /// The body woke itself in its last poll, and nobody has polled it since.
+    pub(crate) fn has_yielded(self) -> bool {
+        self.0 & WOKEN != 0
+    }
     /// Whoever observes the context is to be told.
     #[inline(always)]
     pub(crate) fn is_observed(self) -> bool {

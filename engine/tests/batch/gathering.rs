@@ -182,6 +182,18 @@ fn tasks_of_different_depth_ask_together() {
     });
 }
 
+/// Who joins a task that waits for a batch polls its body no earlier than the executor comes round.
+#[test]
+fn a_task_that_two_ask_for_does_not_send_the_batch_before_others_have_asked() {
+    everywhere(|| async {
+        let ctx = ctx();
+        let calls = [1, 2, 2, 1, 3].map(|key| ctx.run(shallow, key));
+        let found = try_join_all(calls).await.unwrap();
+        assert_eq!(found, [&1, &4, &4, &1, &9]);
+        assert_eq!(ctx.state().asked(), [[1, 2, 3]]);
+    });
+}
+
 #[test]
 fn tasks_of_an_executor_ask_together() {
     watched("tasks", || {
