@@ -266,7 +266,8 @@ fn a_panic_while_others_are_parked_wakes_them() {
         let ctx = Ctx::new(App::default());
         let (mut driver, mut waiter) = (ctx.run(on_second, 1), ctx.run(on_second, 1));
         assert!(poll_once(&mut driver).is_pending());
-        // Polls the body, since it woke itself.
+        // The body woke itself, so it is polled by whoever comes again first.
+        assert!(poll_once(&mut waiter).is_pending());
         let polled = poll_once(&mut waiter);
         assert!(matches!(polled, Poll::Ready(Err(e)) if e.kind() == TaskErrorKind::Panicked));
         let polled = poll_once(&mut driver);

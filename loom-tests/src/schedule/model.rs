@@ -350,7 +350,10 @@ impl Model {
             self.calls[id].polls_before = it.polls;
             // Wakes made inside of something may come a little later; by the end of the step all have.
             let knows = !it.started || it.woken_in < self.step;
-            if it.is_running() && !it.polling && !it.dropping && it.woken && knows && !self.closed {
+            // Who joins a body that woke itself leaves it to the next turn, its own included.
+            let at_once = !it.started || matches!(state, CallState::Joined(_));
+            let wants = it.is_running() && !it.polling && !it.dropping && it.woken && knows;
+            if wants && at_once && !self.closed {
                 self.owed.push((run, it.polls));
             }
         }
