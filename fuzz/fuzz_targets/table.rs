@@ -177,6 +177,8 @@ struct RunLog {
     fired: u8,
     polls: usize,
     woken: bool,
+    /// It woke itself in its last poll.
+    woke_itself: bool,
     waker: Option<Waker>,
     body_alive: bool,
 }
@@ -238,6 +240,7 @@ async fn body(ctx: Ctx<World>, key: Key) -> Result<Value, Failure> {
             fired: 0,
             polls: 0,
             woken: false,
+            woke_itself: false,
             waker: None,
             body_alive: true,
         });
@@ -254,10 +257,12 @@ async fn body(ctx: Ctx<World>, key: Key) -> Result<Value, Failure> {
         let log = &mut log.runs[run];
         log.polls += 1;
         log.woken = false;
+        log.woke_itself = false;
         log.waker = Some(cx.waker().clone());
         if log.yielded < plan.yields() {
             log.yielded += 1;
             log.woken = true;
+            log.woke_itself = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -407,6 +412,10 @@ impl Model {
                 Some(&Entry::Running(run)) => {
                     self.runs[run].callers += 1;
                     *joined = Some(run);
+                    if log.runs[run].woke_itself && !self.cancelled {
+                        // Who joins a body that woke itself leaves it to the next turn.
+                        return Outcome::Pending;
+                    }
                     (run, false)
                 }
                 None if self.cancelled => return Outcome::Cancelled,
