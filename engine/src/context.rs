@@ -413,7 +413,6 @@ impl CorePtr {
     }
 
     /// The slot for a key; if there is none, the one that `make` makes. `same` compares the inputs of two slots.
-    #[cfg(any(feature = "shared", loom))]
     pub(crate) fn find_or_put<K>(
         self,
         hash: u64,
@@ -443,24 +442,15 @@ impl CorePtr {
         let _ = task;
         let hash = self.hash::<S, F, (), ()>(&());
         let is = |slot| is::<S, F, (), ()>(slot, &(), false);
-        match self.table.find(hash, is) {
-            Ok((slot, _)) => slot,
-            Err(gap) => {
-                let new = New(new_node::<S, F, ()>(self, hash, ()));
-                // SAFETY: the slot is of these types, and nobody else has it.
-                unsafe { slot::write::<S, F, ()>(new.0, make()) };
-                new.0.begin_done();
-                match gap.insert(new.0, is) {
-                    // What is DONE is not closed, so there is no K6.
-                    Ok(()) => {
-                        let slot = new.0;
-                        std::mem::forget(new);
-                        slot
-                    }
-                    Err((theirs, _)) => theirs,
-                }
-            }
-        }
+        let put = |()| {
+            let value = make();
+            let slot = new_node::<S, F, ()>(self, hash, ());
+            // SAFETY: the slot is of these types, and nobody else has it.
+            unsafe { slot::write::<S, F, ()>(slot, value) };
+            slot.begin_done();
+            slot
+        };
+        self.find_or_put(hash, (), |slot, ()| is(slot), put, |slot, _| is(slot))
     }
 
     /// The slot with this hash that `is` accepts, if it is DONE.
@@ -581,9 +571,7 @@ impl New {
     pub(crate) fn slot(&self) -> SlotPtr {
         self.0
     }
-}
 
-impl New {
     #[inline]
     fn make<S, F, In>(core: CorePtr, hash: u64, input: In) -> Self
     where

@@ -250,6 +250,11 @@ impl RawRun {
                 continue;
             }
             if !registered {
+                if !wants_poll {
+                    self.park.register(self.slot.hub(), cx.waker());
+                    registered = true;
+                }
+                // After that: whoever is to tell of a deadline may go at any time, and tells those whom he finds.
                 if let Err(error) = caller.core.check_wait(|| self.slot.name()) {
                     self.leave(caller);
                     return Poll::Ready(Err(error));
@@ -259,13 +264,6 @@ impl RawRun {
                     // again in any case, so it need not be registered.
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
-                }
-                self.park.register(self.slot.hub(), cx.waker());
-                registered = true;
-                // Once more: whoever was to tell of a deadline may have gone, and have told, before this call could be found.
-                if let Err(error) = caller.core.check_wait(|| self.slot.name()) {
-                    self.leave(caller);
-                    return Poll::Ready(Err(error));
                 }
                 continue;
             }

@@ -313,7 +313,7 @@ impl Word {
     }
     #[inline]
     fn with_one_more(self) -> usize {
-        // Two million callers of one run, on 32 bits half of that: as with `Arc`'s counts, there is no going on from there.
+        // A million callers of one run on 32 bits: as with `Arc`'s counts, there is no going on from there.
         if cfg!(not(target_pointer_width = "64")) && self.0 > usize::MAX / 2 {
             std::process::abort();
         }
@@ -785,8 +785,7 @@ impl SlotPtr {
         let Some(body) = body else {
             unreachable!("IDLE has a body")
         };
-        let hub = self.hub_if_made();
-        if let Some(hub) = hub {
+        if let Some(hub) = self.hub_if_made() {
             hub.take_woken();
         }
         let waker = PollWaker::new(&self.hub);
@@ -966,12 +965,7 @@ impl SlotPtr {
             claimed();
             true
         };
-        if self.claim_delivery(core, claim) {
-            let claim = Claim {
-                slot: self,
-                core,
-                counted: false,
-            };
+        if let Some(claim) = self.claim_delivery(core, claim) {
             write();
             if core.is_observed() {
                 observe::finish(core, self, None);
@@ -989,12 +983,7 @@ impl SlotPtr {
 
     /// S14, with an error, if the body is the one that is meant. Not if nobody is left.
     pub(crate) fn deliver_error(self, core: CorePtr, error: &TaskError, is: impl FnOnce() -> bool) {
-        if self.claim_delivery(core, is) {
-            let claim = Claim {
-                slot: self,
-                core,
-                counted: false,
-            };
+        if let Some(claim) = self.claim_delivery(core, is) {
             let _ = claim.fail(error.clone());
         }
     }
@@ -1002,25 +991,25 @@ impl SlotPtr {
     /// Takes the claim of a body that nobody polls, and drops the body, if it is the one that is meant: `is` looks when nobody can change that.
     ///
     /// Nothing is called but its destructor, where it is: neither runtime nor stack are seen to.
-    fn claim_delivery(self, core: CorePtr, is: impl FnOnce() -> bool) -> bool {
+    fn claim_delivery(self, core: CorePtr, is: impl FnOnce() -> bool) -> Option<Claim> {
         let seen = loop {
             let w = self.look();
             if !w.is_idle() {
-                return false;
+                return None;
             }
             if self.claim_idle(w) {
                 break w;
             }
         };
+        let claim = Claim {
+            slot: self,
+            core,
+            counted: false,
+        };
         if !is() {
             // As a poll that was pending.
-            let claim = Claim {
-                slot: self,
-                core,
-                counted: false,
-            };
-            let _ = claim.release(seen.0 & WOKEN != 0, false);
-            return false;
+            let _ = claim.release(seen.has_yielded(), false);
+            return None;
         }
         // SAFETY: the claim is ours.
         if let Some(body) = unsafe { self.take_body() } {
@@ -1029,7 +1018,7 @@ impl SlotPtr {
             // SAFETY: as above; it is not used after this.
             unsafe { drop(body) };
         }
-        true
+        Some(claim)
     }
 
     /// Drops what the slot holds and frees it.
