@@ -17,22 +17,22 @@
 #[path = "../storefront/catalogue.rs"]
 mod catalogue;
 #[path = "../storefront/db.rs"]
-#[allow(dead_code)]
+#[allow(dead_code)] // the storefront uses more of it
 mod db;
 #[path = "../storefront/faults.rs"]
-#[allow(dead_code)]
+#[allow(dead_code)] // the storefront uses more of it
 mod faults;
 mod heap;
 mod load;
 mod routes;
 #[path = "../storefront/tasks.rs"]
-#[allow(dead_code)]
+#[allow(dead_code)] // the storefront uses more of it
 mod tasks;
 #[path = "../storefront/terminal.rs"]
-#[allow(dead_code)]
+#[allow(dead_code)] // the storefront uses more of it
 mod terminal;
 #[path = "../storefront/trace.rs"]
-#[allow(dead_code)]
+#[allow(dead_code)] // the storefront uses more of it
 mod trace;
 mod traces;
 

@@ -74,7 +74,7 @@ pub(crate) struct Shop {
     record: Option<Mutex<Vec<Asked>>>,
     catalogue: Option<Shared<Catalogue>>,
     /// The name of the request, where a server gave it one.
-    #[allow(dead_code)]
+    #[allow(dead_code)] // the server gives and reads it
     pub(crate) request: Arc<str>,
 }
 
@@ -101,7 +101,7 @@ impl Shop {
     }
 
     /// Of the request with this name.
-    #[allow(dead_code)]
+    #[allow(dead_code)] // the server gives and reads it
     pub(crate) fn named(self, request: Arc<str>) -> Shop {
         Shop { request, ..self }
     }

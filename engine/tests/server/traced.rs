@@ -5,11 +5,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-#[allow(dead_code)]
+#[allow(dead_code)] // other programs use more of it
 mod app;
 #[path = "../tracing/capture.rs"]
-#[allow(dead_code)]
+#[allow(dead_code)] // other programs use more of it
 mod capture;
-#[allow(dead_code)]
+#[allow(dead_code)] // other programs use more of it
 mod client;
 mod spans;

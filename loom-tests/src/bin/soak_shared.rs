@@ -22,9 +22,13 @@ fn main() {
     soak::main();
 }
 
+// It counts what is allocated here too.
+#[cfg(not(loom))]
+#[path = "../../../engine/examples/server/heap.rs"]
+mod heap;
+
 #[cfg(not(loom))]
 mod soak {
-    use std::alloc::{GlobalAlloc, Layout, System};
     use std::sync::Arc;
     use std::sync::atomic::{
         AtomicBool, AtomicIsize, AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst,
@@ -33,26 +37,7 @@ mod soak {
 
     use watershed::{Ctx, Held, Shared};
 
-    struct Counting;
-
-    #[global_allocator]
-    static HEAP: Counting = Counting;
-    static LIVE: AtomicIsize = AtomicIsize::new(0);
-
-    // SAFETY: every call goes to `System` unchanged; the counter allocates nothing.
-    unsafe impl GlobalAlloc for Counting {
-        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            LIVE.fetch_add(layout.size() as isize, Relaxed);
-            // SAFETY: the caller keeps the contract of `alloc`.
-            unsafe { System.alloc(layout) }
-        }
-
-        unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-            LIVE.fetch_sub(layout.size() as isize, Relaxed);
-            // SAFETY: `at` came from `System` by `alloc` above, with this layout.
-            unsafe { System.dealloc(at, layout) }
-        }
-    }
+    use super::heap::live_bytes;
 
     struct World {
         /// Runs of each key that are under way, for the keys that nobody forgets.
@@ -195,7 +180,7 @@ mod soak {
             if shared.len() > bound {
                 fault(&format!("{} entries", shared.len()));
             }
-            live.push(LIVE.load(SeqCst));
+            live.push(live_bytes());
             println!(
                 "{:.0?}: {} calls, {} runs, {} entries, {} values, {} KiB live",
                 begin.elapsed(),
@@ -203,7 +188,7 @@ mod soak {
                 shared.state().runs.load(Relaxed),
                 shared.len(),
                 values.load(SeqCst),
-                LIVE.load(SeqCst) / 1024
+                live_bytes() / 1024
             );
             if begin.elapsed() > time * 20 {
                 break;
